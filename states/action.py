@@ -1,0 +1,170 @@
+"""The closed set of things that can be done to a host, as inert values.
+
+A resource plans actions; one interpreter, `System.perform`, carries them out. So a dry run, the audit log and a test
+see the same value as the host, and a plan cannot write because the planning half of System cannot perform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..common.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile:
+    """Replace a file whole: temporary file, owner and mode, fsync, `check`, rename; the old version is kept once.
+
+    `content` may hold `{{name}}` marks, replaced from `secrets` at the last moment.
+    `check` is an argv in which `%s` stands for the temporary file; non-zero leaves the old file in place.
+    """
+
+    path: str
+    content: str
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o644
+    check: tuple[str, ...] = ()
+    secrets: tuple[tuple[str, Secret], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory:
+    path: str
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSymlink:
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttributes:
+    path: str
+    owner: str
+    group: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a file, or a directory with all that is in it when `tree`."""
+
+    path: str
+    tree: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstallPackages:
+    """One apt transaction, no service started by it (a policy-rc.d that says 101 while it runs)."""
+
+    names: tuple[str, ...]
+    recommends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradePackages:
+    """Upgrade what is installed: `security` only from the security archive, or `all`. Never removes a package."""
+
+    scope: str
+    hold: tuple[str, ...] = ()  # packages left as they are: database, etcd, proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A systemd verb: start stop restart reload enable disable mask unmask daemon-reload."""
+
+    verb: str
+    name: str = ""
+    wait: bool = True  # False: --no-block, for units that wait for their peers
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a program. `stdin` may hold secrets; argv never does."""
+
+    argv: tuple[str, ...]
+    stdin: Secret | None = None
+    user: str = "root"
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class IssueCertificate:
+    """Make a key here (never leaves the host), have the master sign it, write key and certificates.
+
+    `name` is the certificate's name in the definition of the cluster; what goes into it is the master's decision.
+    """
+
+    name: str
+    cluster: str
+    directory: str
+    basename: str
+    owner: str
+    group: str
+    bundle: bool = False  # also BASENAME.pem with certificate and key, for HAProxy
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPatroni:
+    """PATCH Patroni's dynamic configuration through the local REST API. `patch` is JSON."""
+
+    patch: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSql:
+    """Run statements as the local superuser over the Unix socket. They may hold secrets, so they go by stdin."""
+
+    database: str
+    statements: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Confirm or revert: arm a timer that runs `revert`, perform `actions`, ask the master over a new connection.
+
+    Confirmed: the timer is disarmed. Not confirmed within `confirm_s`: reverted and reported as failed.
+    """
+
+    actions: tuple[Action, ...]
+    revert: tuple[str, ...]
+    confirm_s: float = 30.0
+
+
+Action = (
+    WriteFile
+    | MakeDirectory
+    | MakeSymlink
+    | SetAttributes
+    | Remove
+    | InstallPackages
+    | UpgradePackages
+    | Unit
+    | Run
+    | IssueCertificate
+    | PatchPatroni
+    | RunSql
+    | Guarded
+)
+
+__all__ = [
+    "Action",
+    "Guarded",
+    "InstallPackages",
+    "IssueCertificate",
+    "MakeDirectory",
+    "MakeSymlink",
+    "PatchPatroni",
+    "Remove",
+    "Run",
+    "RunSql",
+    "SetAttributes",
+    "Unit",
+    "UpgradePackages",
+    "WriteFile",
+]

@@ -1,0 +1,150 @@
+"""Converge: observe, plan, perform, look again; one resource after the other, each just before it runs.
+
+Rules:
+1. Plan and apply are this one program; `dry_run` leaves out the performing.
+2. What is changed is looked at again; a plan that is not empty then is a failure ("did not converge").
+3. A refresh that is owed (a watched resource changes) is written to `Debts` before the change and erased after
+   the refresh, so a crash in between still reloads the unit on the next run.
+4. A resource whose requisite failed is skipped with the reason; all others still run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..common.clock import Clock, SystemClock
+from ..common.errors import ActionFailed, HostError
+from ..common.results import ResourceResult, Status
+from .graph import order
+from .resource import AnyResource, Change
+from .system import System
+
+
+class Debts(Protocol):
+    """Refreshes that are owed, by resource id; durable on a real minion."""
+
+    def owe(self, resource_id: str) -> None: ...
+
+    def owed(self, resource_id: str) -> bool: ...
+
+    def settle(self, resource_id: str) -> None: ...
+
+
+class MemoryDebts:
+    """Debts of one run, for dry runs and tests."""
+
+    def __init__(self, owed: set[str] | None = None) -> None:
+        self.ids: set[str] = owed if owed is not None else set()
+
+    def owe(self, resource_id: str) -> None:
+        self.ids.add(resource_id)
+
+    def owed(self, resource_id: str) -> bool:
+        return resource_id in self.ids
+
+    def settle(self, resource_id: str) -> None:
+        self.ids.discard(resource_id)
+
+
+@dataclass(frozen=True)
+class _Run:
+    system: System
+    debts: Debts
+    dry_run: bool
+    clock: Clock
+    watchers: dict[str, list[str]]  # id -> ids of those that watch it
+
+
+def converge(
+    resources: Sequence[AnyResource],
+    system: System,
+    debts: Debts,
+    *,
+    dry_run: bool = False,
+    clock: Clock | None = None,
+    started: Callable[[AnyResource], None] = lambda resource: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[ResourceResult]:
+    """One result per resource, in the order they ran. A cancelled run reports the rest as skipped.
+
+    Raises UserError before anything is done when the requisites make no order.
+    """
+    ordered = order(resources)
+    watchers: dict[str, list[str]] = {}
+    for resource in ordered:
+        for watched in resource.watches:
+            watchers.setdefault(watched, []).append(resource.id)
+    clock = clock or SystemClock()
+    run = _Run(system, debts, dry_run, clock, watchers)
+    failed: set[str] = set()
+    pending: set[str] = set()  # planned in a dry run, so whatever needs it is only expected
+    for resource in ordered:
+        since = clock.monotonic()
+        needs = {*resource.requires, *resource.watches}
+        broken = sorted(needs & failed)
+        if cancelled():
+            result = _result(resource, Status.SKIPPED, reason="cancelled")
+        elif broken:
+            result = _result(resource, Status.SKIPPED, reason=f"{broken[0]} failed")
+        else:
+            started(resource)
+            result = _one(run, resource)
+        if broken or result.status is Status.FAILED:
+            failed.add(resource.id)
+        expected = bool(needs & pending)
+        if result.status is Status.PLANNED:
+            pending.add(resource.id)
+        yield result.model_copy(update={"seconds": clock.monotonic() - since, "expected": expected})
+
+
+def _one(run: _Run, resource: AnyResource) -> ResourceResult:
+    done: list[Change] = []
+    try:
+        facts = resource.observe(run.system)
+        if reason := resource.skip(facts):
+            return _result(resource, Status.SKIPPED, reason=reason)
+        changes = _wanted(run, resource, facts)
+        if changes and not run.dry_run:
+            for watcher in run.watchers.get(resource.id, ()):
+                run.debts.owe(watcher)
+            for change in changes:
+                run.system.perform(change.action)
+                done.append(change)
+            facts = resource.observe(run.system)
+            if left := resource.plan(facts):
+                raise ActionFailed(f"did not converge: {_differences(left)}")
+        elif changes:
+            for watcher in run.watchers.get(resource.id, ()):
+                run.debts.owe(watcher)  # a dry run's debts live in memory: shows what would be reloaded
+        if not run.dry_run:
+            run.debts.settle(resource.id)
+    except HostError as error:
+        return _result(resource, Status.FAILED, done, reason=str(error))
+    status = Status.UNCHANGED if not changes else Status.PLANNED if run.dry_run else Status.CHANGED
+    return _result(resource, status, changes)
+
+
+def _wanted(run: _Run, resource: AnyResource, facts: Any) -> list[Change]:
+    """The plan, and the refresh that is owed; a plan that acts already on the unit counts as its refresh."""
+    changes = resource.plan(facts)
+    if run.debts.owed(resource.id) and not any(change.disruption.unit for change in changes):
+        changes = [*changes, *resource.refresh(facts)]
+    return changes
+
+
+def _differences(changes: list[Change]) -> str:
+    return "; ".join(f"{c.what}: {c.before or 'absent'} instead of {c.after}" if c.after else c.what for c in changes)
+
+
+def _result(
+    resource: AnyResource, status: Status, changes: Sequence[Change] = (), *, reason: str = ""
+) -> ResourceResult:
+    return ResourceResult(
+        resource=resource.id,
+        document=resource.document,
+        status=status,
+        changes=tuple(change.view() for change in changes),
+        reason=reason,
+    )

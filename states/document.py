@@ -1,0 +1,37 @@
+"""What a state document is built from, and the shape of its builder.
+
+A document is one file in `documents/` with `build(context) -> list[resource]`: pure, compiled on the master only, so
+that a node never sees another node's secrets and what was sent can be audited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..common.cluster import Cluster, Node
+from ..common.facts import HostFacts
+from ..common.secret import Secret
+from .resource import AnyResource
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a document may know.
+
+    `secrets`: by name within the cluster, such as `postgresql/superuser`; see `catalog.SECRETS`.
+    `ca_pem`: the certificate of the cluster's authority.
+    `etcd_joins`: this node's etcd member was replaced, so it joins an existing cluster (initial-cluster-state).
+    `apt_key`: the signing key of `postgresql.source` when that is an apt source of the user's; empty otherwise.
+    """
+
+    cluster: Cluster
+    node: Node
+    facts: HostFacts
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    ca_pem: str = ""
+    etcd_joins: bool = False
+    apt_key: str = ""
+
+
+Builder = Callable[[Context], list[AnyResource]]

@@ -1,0 +1,79 @@
+"""Resource: what is wanted of a host, as data; and the three pure questions the engine asks of it.
+
+    observe(look) -> facts     reads only; absence is a fact
+    plan(facts) -> changes     pure; [] means converged
+    refresh(facts) -> changes  pure; what to do when something it watches has changed
+
+A kind is a frozen model with a literal `kind`, listed in `kinds.py`. It holds no side effect: a change carries one
+inert action. One law binds every kind: perform(plan(observe)), then plan(observe) == [].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ..common.results import ChangeView, Disruption
+from .action import Action
+from .system import Look
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference and the action that removes it. `before`, `after` and `diff` never hold a secret's text."""
+
+    what: str
+    action: Action
+    before: str = ""
+    after: str = ""
+    diff: str = ""
+    disruption: Disruption = field(default_factory=Disruption)
+
+    def view(self) -> ChangeView:
+        return ChangeView(
+            what=self.what, before=self.before, after=self.after, diff=self.diff, disruption=self.disruption
+        )
+
+
+class Resource(BaseModel, Generic[F]):
+    """`requires`: ids that must have succeeded first. `watches`: ids whose change owes this one a refresh.
+
+    Both order the run; a watched resource is also a required one. `document` is filled in by the catalog.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    requires: tuple[str, ...] = ()
+    watches: tuple[str, ...] = ()
+    document: str = ""
+
+    @property
+    def id(self) -> str:
+        """`kind:name`, unique within a node's documents."""
+        return f"{self.kind}:{self.key()}"
+
+    def key(self) -> str:
+        """What names this resource within its kind: a path, a unit, a rule."""
+        raise NotImplementedError
+
+    def observe(self, look: Look) -> F:
+        raise NotImplementedError
+
+    def plan(self, facts: F) -> list[Change]:
+        raise NotImplementedError
+
+    def refresh(self, facts: F) -> list[Change]:
+        """Nothing to do, unless the kind says otherwise."""
+        return []
+
+    def skip(self, facts: F) -> str:
+        """Why this cannot or must not be set on this host; empty when it can."""
+        return ""
+
+
+AnyResource = Resource[Any]
