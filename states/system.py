@@ -65,6 +65,18 @@ class Look(Protocol):
         """GET a path of the local Patroni REST API: HTTP status and body; (0, why) when nobody answers."""
         ...
 
+    def http(self, url: str, timeout_s: float = 2.0) -> tuple[int, str]:
+        """GET a plain http URL on loopback: HTTP status and body, at most 4 MiB; (0, why) when nobody answers."""
+        ...
+
+    def unix_socket(self, path: str, text: str, timeout_s: float = 2.0) -> str | None:
+        """Send one text over a Unix stream socket and read until the peer closes, at most 4 MiB; None: no answer."""
+        ...
+
+    def names(self, directory: str) -> tuple[str, ...]:
+        """Names in a directory, sorted; empty when there is no such directory."""
+        ...
+
     def sql(self, database: str, query: str) -> Output:
         """Query as the local superuser; rows as lines, columns separated by a tab. rc 2: no server."""
         ...
