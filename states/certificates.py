@@ -60,7 +60,7 @@ def certificates(cluster: Cluster, node: Node) -> tuple[CertificateSpec, ...]:
         held += _data(cluster, node)
     if node.is_proxy:
         held.append(_client("haproxy-client", "haproxy", HAPROXY_TLS, "client", "root", bundle=True))
-        held.append(_client("pgha-probe", PROBE, PGHA_TLS, "probe", "root"))
+        held.append(_client("pgha-probe", PROBE, PGHA_TLS, "pgha-probe", "root"))
     return tuple(held)
 
 

@@ -20,9 +20,9 @@ class Context:
     """All that a document may know.
 
     `secrets`: by name within the cluster, such as `postgresql/superuser`; see `catalog.SECRETS`.
-    `ca_pem`: the certificate of the cluster's authority.
+    `ca_pem`: the certificate of the cluster's authority; `client_ca_pem`: of the one that signs for applications.
     `etcd_joins`: this node's etcd member was replaced, so it joins an existing cluster (initial-cluster-state).
-    `apt_key`: the signing key of `postgresql.source` when that is an apt source of the user's; empty otherwise.
+    `apt_key`: the armored signing key of `postgresql.source` when that is not the distribution; empty otherwise.
     """
 
     cluster: Cluster
@@ -30,6 +30,7 @@ class Context:
     facts: HostFacts
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     ca_pem: str = ""
+    client_ca_pem: str = ""
     etcd_joins: bool = False
     apt_key: str = ""
 
