@@ -1,0 +1,328 @@
+"""One lab: its nodes, its network and its folder, and what one can do to them.
+
+Rules kept here:
+1. lab.json is written before anything is made, and removed after everything is gone. `down` does not need it: all that
+   belongs to a lab bears its name.
+2. One `up`, `down`, `snapshot` or `restore` at a time per lab; orders to nodes run beside each other, one per node.
+3. Every order may be given twice. To start what runs, or kill what is dead, is done already and no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import host, image, net, plan, program
+from .host import lock, run, write
+from .image import Cache, Say
+from .node import Machine
+from .plan import LabError, Names, Node, Wanted
+
+T = TypeVar("T")
+_NSPAWN_RUN = (Path("/run/systemd/nspawn/propagate"), Path("/run/systemd/nspawn/unix-export"))
+
+
+@dataclass(frozen=True)
+class Built:
+    """What lab.json holds: decided once, at the first `up`."""
+
+    octet: int
+    nodes: tuple[Node, ...]
+    lowers: tuple[Path, ...]
+
+    def to_json(self) -> str:
+        nodes = [asdict(node) for node in self.nodes]
+        return json.dumps({"octet": self.octet, "nodes": nodes, "lowers": [str(p) for p in self.lowers]}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Built:
+        raw: Any = json.loads(text)  # Any: our own file, checked by building the values
+        return cls(int(raw["octet"]), tuple(Node(**n) for n in raw["nodes"]), tuple(Path(p) for p in raw["lowers"]))
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of `lab status`."""
+
+    name: str
+    address: str
+    region: str
+    power: str  # on | off
+    boot: str  # running | degraded | starting | ... | off
+    parted_from: tuple[str, ...]  # ("everybody",), some names, or nobody
+    pid: int | None  # the host's pid of the node's PID 1
+
+    @property
+    def state(self) -> str:
+        """up, down or partitioned, in one word."""
+        return "down" if self.power == "off" else "partitioned" if self.parted_from else "up"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab by name. Making this value touches nothing."""
+
+    name: str
+    folder: Path
+    cache_folder: Path
+    say: Say
+
+    @property
+    def names(self) -> Names:
+        return Names(self.name)
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.cache_folder, self.say)
+
+    def built(self) -> Built | None:
+        """What was decided at the first `up`, None when the lab is down."""
+        try:
+            return Built.from_json((self.folder / "lab.json").read_text())
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise LabError(f"{self.folder / 'lab.json'} is broken: run `lab --name {self.name} down`") from None
+
+    def must_be_built(self) -> Built:
+        if built := self.built():
+            return built
+        raise LabError(f"lab {self.name} is down: run `lab --name {self.name} up`")
+
+    def machines(self, wanted: Iterable[str] = ()) -> list[Machine]:
+        """The nodes of these names, or all.
+
+        Raises: LabError when the lab is down or has no such node.
+        """
+        built = self.must_be_built()
+        wanted = list(wanted)
+        known = {node.name: node for node in built.nodes}
+        for name in wanted:
+            if name not in known:
+                raise LabError(f"lab {self.name} has no node {name!r}; it has {', '.join(known)}")
+        return [Machine(self.names, known[n], self.folder / "nodes" / n, built.lowers) for n in wanted or known]
+
+    # --- the whole lab ----------------------------------------------------------------------------------------
+
+    def up(self, wanted: Sequence[Wanted] | None, with_pgha: bool) -> None:
+        """Brings every node up; a lab that is up stays as it is, and its nodes that are off are started."""
+        with self._alone():
+            built = self.built()
+            if built is None:
+                built = self._found(wanted or plan.default_nodes(3), with_pgha)
+            elif wanted is not None and [w.name for w in wanted] != [n.name for n in built.nodes]:
+                have = ", ".join(node.name for node in built.nodes)
+                raise LabError(
+                    f"lab {self.name} is up with {have}: run `lab --name {self.name} down` before another shape"
+                )
+            if not net.router_is_up(self.names):
+                for machine in self.machines():  # after a reboot of the host, or a crash in the middle of `up`
+                    machine.kill_supervisor()
+                with lock(net.HOST_LOCK):
+                    net.remove(self.names)
+                    net.build(self.names, built.octet, built.nodes)
+            off = [machine for machine in self.machines() if not machine.is_on()]
+            if not off:
+                self.say(f"lab {self.name} is already up")
+            self._boot(off)
+            self._each(self.machines(), lambda machine: machine.wait_booted())
+
+    def _found(self, wanted: Sequence[Wanted], with_pgha: bool) -> Built:
+        """Decides addresses and image, and writes them down."""
+        if net.router_is_up(self.names) or any(n.startswith(self.names.prefix + ".") for n in net.namespaces()):
+            raise LabError(
+                f"there are remains of a lab {self.name} without its folder {self.folder}: run `lab --name {self.name} down` "
+                f"(or set PGHA_LAB_DIR to where it was made)"
+            )
+        asked = plan.wanted_octet(wanted)
+        plan.place(wanted, asked or plan.DEFAULT_OCTET)  # complain before minutes of building
+        self.cache_folder.mkdir(parents=True, exist_ok=True)
+        lowers = self.image(with_pgha)
+        with lock(net.HOST_LOCK):
+            octet = plan.choose_octet(self.name, asked, net.taken_octets() | self._reserved())
+            built = Built(octet, tuple(plan.place(wanted, octet)), tuple(lowers))
+            write(self.folder / "lab.json", built.to_json())
+            net.build(self.names, octet, built.nodes)
+        return built
+
+    def _reserved(self) -> set[int]:
+        """The networks of labs beside this one, also of those which are not up now."""
+        found = set()
+        for path in self.folder.parent.glob("*/lab.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found.add(Built.from_json(path.read_text()).octet)
+        return found
+
+    def image(self, with_pgha: bool) -> list[Path]:
+        """The layers a node boots from, highest first; made when they are not in the cache."""
+        lowers = image.debian(self.cache)
+        return [*program.layers(self.cache, lowers), *lowers] if with_pgha else lowers
+
+    def down(self) -> None:
+        """Leaves nothing of the lab, from whatever state; the cache stays."""
+        with self._alone():
+            self._end_processes()
+            with lock(net.HOST_LOCK):
+                net.remove(self.names)
+            under = str(self.folder) + "/"
+            ours = self.names.prefix + "."
+            for where in host.mounts(lambda source, at: source.startswith(ours) or at.startswith(under)):
+                if run(["umount", where], check=False).returncode:
+                    run(["umount", "--lazy", where], check=False)
+            host.wait_until(lambda: host.remove_cgroup(self.names.prefix), 10)
+            for parent in _NSPAWN_RUN:
+                for path in parent.glob(ours + "*"):
+                    run(["umount", str(path)], check=False)
+                    path.rmdir()
+            image.remove_tree(self.folder)
+        self._lock_path().unlink(missing_ok=True)
+        for path in host.RUN.glob(f"{self.names.prefix}.*.lock"):
+            path.unlink(missing_ok=True)
+
+    def _end_processes(self) -> None:
+        """Kills whatever is in the lab's cgroups: a process cannot leave them, whoever started it and whatever was written down."""
+        deadline = time.monotonic() + 30
+        while pids := host.cgroup_processes(self.names.prefix):
+            for pid in pids:
+                if process := host.Process.of(pid):
+                    process.send(signal.SIGKILL)
+            if all(host.Process.of(pid) is None for pid in pids):
+                return  # what is left are zombies
+            if time.monotonic() > deadline:
+                raise LabError(f"processes of lab {self.name} do not die: {sorted(pids)}")
+            time.sleep(0.05)
+
+    # --- nodes ------------------------------------------------------------------------------------------------
+
+    def start(self, names: Sequence[str]) -> None:
+        with self._beside(names):
+            self._boot([machine for machine in self.machines(names) if not machine.is_on()])
+            self._each(self.machines(names), lambda machine: machine.wait_booted())
+
+    def stop(self, names: Sequence[str]) -> None:
+        with self._beside(names):
+            self._each(self.machines(names), Machine.stop)
+
+    def kill(self, names: Sequence[str]) -> None:
+        with self._beside(names):
+            self._each(self.machines(names), Machine.kill)
+
+    def reboot(self, names: Sequence[str]) -> None:
+        with self._beside(names):
+            self._each(self.machines(names), Machine.reboot)
+            self._each(self.machines(names), lambda machine: machine.wait_booted())
+
+    def wipe(self, names: Sequence[str]) -> None:
+        """Gives these nodes an empty disk: killed, bare again, booted."""
+        with self._beside(names):
+            self._each(self.machines(names), Machine.kill)
+            self._each(self.machines(names), Machine.erase)
+            self._boot(self.machines(names))
+            self._each(self.machines(names), lambda machine: machine.wait_booted())
+
+    def partition(self, names: Sequence[str], peers: Sequence[str]) -> None:
+        for machine in self.machines(names):
+            net.partition(self.names, machine.node, peers, self.must_be_built().nodes)
+
+    def heal(self, names: Sequence[str]) -> None:
+        if not names:
+            self.must_be_built()
+            net.heal(self.names, None)
+        for machine in self.machines(names) if names else ():
+            net.heal(self.names, machine.node)
+
+    def status(self) -> list[Status]:
+        built = self.must_be_built()
+        has_router = net.router_is_up(self.names)
+
+        def one(machine: Machine) -> Status:
+            node, init = machine.node, machine.init()
+            parted = tuple(net.parted_from(self.names, node, built.nodes)) if has_router else ()
+            power = "on" if machine.is_on() else "off"
+            return Status(
+                node.name, node.address, node.region, power, machine.boot_state(), parted, init.pid if init else None
+            )
+
+        return self._each(self.machines(), one)
+
+    # --- snapshots --------------------------------------------------------------------------------------------
+
+    def snapshot(self, label: str) -> None:
+        """Keeps the disks of all nodes under `label`. They are powered off orderly for it and started again."""
+        plan.check_name(label, "snapshot")
+        with self._alone():
+            machines = self.machines()
+            were_on = [machine for machine in machines if machine.is_on()]
+            self._each(machines, Machine.stop)
+            kept = self.folder / "snapshots" / label
+            image.remove_tree(kept)
+            kept.mkdir(parents=True)
+            for machine in machines:
+                machine.prepare()
+                run(
+                    ["cp", "-a", "--reflink=auto", str(machine.folder / "upper"), str(kept / machine.node.name)],
+                    timeout_s=1800,
+                )
+            self._boot(were_on)
+            self._each(were_on, lambda machine: machine.wait_booted())
+
+    def restore(self, label: str) -> None:
+        """Puts the disks of `label` into all nodes and starts them. What they hold now is lost."""
+        kept = self.folder / "snapshots" / label
+        with self._alone():
+            machines = self.machines()
+            if not kept.is_dir():
+                have = sorted(path.name for path in kept.parent.glob("*"))
+                raise LabError(f"lab {self.name} has no snapshot {label!r}; it has {', '.join(have) or 'none'}")
+            self._each(machines, Machine.kill)
+            self._each(machines, Machine.erase)
+            for machine in machines:
+                source = str(kept / machine.node.name)
+                run(["cp", "-a", "--reflink=auto", source, str(machine.folder / "upper")], timeout_s=1800)
+            self._boot(machines)
+            self._each(machines, lambda machine: machine.wait_booted())
+
+    # --- how ---------------------------------------------------------------------------------------------------
+
+    def _boot(self, machines: Sequence[Machine]) -> None:
+        self._each(machines, Machine.power_on)
+
+    def _each(self, machines: Sequence[Machine], action: Callable[[Machine], T]) -> list[T]:
+        """The results of `action` on all machines at once, in their order. The first complaint is raised when all are done."""
+        if not machines:
+            return []
+        with ThreadPoolExecutor(max_workers=len(machines)) as pool:
+            return list(pool.map(action, machines))
+
+    def _lock_path(self) -> Path:
+        return host.RUN / f"{self.names.prefix}.lock"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with lock(self._lock_path(), notice=lambda: self.say(f"waiting for another order to lab {self.name}")):
+            yield
+
+    @contextlib.contextmanager
+    def _beside(self, names: Sequence[str]) -> Iterator[None]:
+        """Holds these nodes, in one order for all so that two orders never wait for each other."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(lock(self._lock_path(), shared=True))
+            for machine in self.machines(sorted(set(names))):
+                held.enter_context(lock(host.RUN / f"{self.names.machine(machine.node.name)}.lock"))
+            yield
+
+
+def default_folders() -> tuple[Path, Path]:
+    """Where labs live, and where their cache is."""
+    return (
+        Path(os.environ.get("PGHA_LAB_DIR", "/var/lib/pgha-lab")).resolve(),
+        Path(os.environ.get("PGHA_LAB_CACHE", "/var/cache/pgha-lab")).resolve(),
+    )

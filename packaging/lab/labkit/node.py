@@ -1,0 +1,296 @@
+"""One node's life: its root, its supervisor, power on and off, and a way in.
+
+A node is systemd-nspawn under a small supervisor of its own, a detached process, because a container's reboot is the end of
+its nspawn (exit code 133) and somebody must start it again. The supervisor is the node's power supply: each boot gets a
+fresh cable, and when the machine is off, for whatever reason, the cable is dead.
+
+Ugly: power loss is the death of every process, but the kernel and its page cache live on. What a node wrote without fsync
+is still there after `start`; a test of fsync needs a virtual machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import host, image, net
+from .host import Process, run, wait_until, write
+from .plan import LabError, Names, Node
+
+REBOOT = 133
+POWER_OFF = signal.SIGRTMIN + 4  # to systemd as PID 1: systemctl poweroff
+BOOT_S = 60.0
+STOP_S = 120.0
+ENVIRONMENT = (
+    "HOME=/root",
+    "USER=root",
+    "LOGNAME=root",
+    "SHELL=/bin/bash",
+    "LANG=C.UTF-8",
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
+_DOOR = Path(__file__).resolve().parents[1] / "lab"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node with its folder and the layers it boots from. Holds no state: what is true is read from the machine."""
+
+    names: Names
+    node: Node
+    folder: Path
+    lowers: tuple[Path, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def cgroup(self) -> str:
+        return f"{self.names.prefix}/{self.node.name}"
+
+    def supervisor(self) -> Process | None:
+        return Process.load(self.folder / "supervisor.json")
+
+    def nspawn(self) -> Process | None:
+        return Process.load(self.folder / "nspawn.json")
+
+    def is_on(self) -> bool:
+        return self.supervisor() is not None or self.nspawn() is not None
+
+    def init(self) -> Process | None:
+        """The node's PID 1 as the host sees it; None when there is none (yet)."""
+        parent = self.nspawn()
+        if parent is None:
+            return None
+        try:
+            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            for child in children:
+                status = Path(f"/proc/{child}/status").read_text()
+                inner = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
+                if inner == "1" and Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return Process.of(int(child))
+        except (OSError, StopIteration):
+            pass  # it went away while we looked
+        return None
+
+    # --- root -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Makes the node's root: the image with a layer of its own on top. Nothing when it is there already."""
+        upper, work = self.folder / "upper", self.folder / "work"
+        fresh = not upper.exists()
+        for path in (upper, work, self.root):
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if not self.root.is_mount():
+            if gone := [str(path) for path in self.lowers if not path.exists()]:
+                raise LabError(
+                    f"the image of {self.node.name} is gone from the cache ({gone[0]}): run `lab down`, then `lab up`"
+                )
+            lower = ":".join(str(path) for path in self.lowers)
+            options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+            run(["mount", "-t", "overlay", self.names.machine(self.node.name), "-o", options, str(self.root)])
+        if fresh or not (self.root / "etc/hostname").exists():
+            write(self.root / "etc/resolv.conf", image.resolv_conf())
+            write(
+                self.root / "etc/hosts",
+                f"127.0.0.1\tlocalhost\n127.0.1.1\t{self.node.name}\n::1\tlocalhost ip6-localhost\n",
+            )
+            write(self.root / "etc/hostname", f"{self.node.name}\n")
+
+    def unmount(self) -> None:
+        if self.root.is_mount():
+            run(["umount", str(self.root)])
+
+    def erase(self) -> None:
+        """Empties the node's own layer: it boots bare again. Only when it is off."""
+        self.unmount()
+        for name in ("upper", "work"):
+            image.remove_tree(self.folder / name)
+
+    # --- power ------------------------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """Starts the supervisor, which boots the node; does not wait for the boot."""
+        self.prepare()
+        with self.console.open("a") as log:
+            child = subprocess.Popen(
+                [sys.executable, str(_DOOR), "--name", self.names.lab, "supervise", self.node.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        if not wait_until(lambda: self.supervisor() is not None or child.poll() is not None, 20):
+            raise LabError(f"the supervisor of {self.node.name} did not start; see {self.console}")
+
+    def supervise(self) -> None:
+        """The supervisor: boots the node until it ends otherwise than by a reboot."""
+        me = Process.of(os.getpid())
+        assert me is not None
+        host.join_cgroup(f"{self.cgroup}/supervisor")
+        me.save(self.folder / "supervisor.json")
+        code = REBOOT
+        while code == REBOOT:
+            net.attach(self.names, self.node)
+            child = subprocess.Popen(self._nspawn_argv(), env=self._nspawn_environment(), preexec_fn=self._enter_cgroup)
+            if started := Process.of(child.pid):
+                started.save(self.folder / "nspawn.json")
+            code = child.wait()
+            net.cut_power(self.names, self.node)
+            print(f"--- nspawn of {self.node.name} ended with {code}", flush=True)
+        for name in ("nspawn.json", "supervisor.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _enter_cgroup(self) -> None:
+        host.join_cgroup(f"{self.cgroup}/run")
+
+    def _nspawn_argv(self) -> list[str]:
+        return [
+            "systemd-nspawn",
+            "--register=no",
+            "--keep-unit",
+            f"--directory={self.root}",
+            f"--machine={self.names.machine(self.node.name)}",
+            f"--hostname={self.node.name}",
+            f"--network-namespace-path=/run/netns/{self.names.netns(self.node.name)}",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            "--capability=CAP_NET_ADMIN",
+            "--drop-capability=CAP_SYS_TIME",  # the clock is the host's
+            "--console=read-only",
+            "--boot",
+        ]
+
+    def _nspawn_environment(self) -> dict[str, str]:
+        """Sysctls: net.* belong to the node's namespace and are writable, vm.* and kernel.* are the host's and are not."""
+        return {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+
+    def kill(self) -> None:
+        """Power loss: the network is dead first, so that no dying process gets a word out, then everything at once."""
+        net.cut_power(self.names, self.node)
+        while self.is_on():
+            if init := self.init():
+                init.send(signal.SIGKILL)
+                if wait_until(lambda: not self.is_on(), 30):
+                    return
+                raise LabError(f"{self.node.name} was killed but its nspawn does not end; see {self.console}")
+            if not wait_until(lambda: self.init() is not None or not self.is_on(), 10):
+                self.kill_supervisor()  # no PID 1 to be seen: not yet booting, or half gone
+        net.cut_power(self.names, self.node)
+
+    def kill_supervisor(self) -> None:
+        for process in (self.supervisor(), self.nspawn()):
+            if process:
+                process.send(signal.SIGKILL)
+        wait_until(lambda: not self.is_on(), 10)
+
+    def stop(self) -> None:
+        """Orderly power-off.
+
+        Raises: LabError when it takes longer than STOP_S.
+        """
+        if not wait_until(lambda: self.init() is not None or not self.is_on(), BOOT_S):
+            raise LabError(f"{self.node.name} has no PID 1; `lab kill {self.node.name}` ends it")
+        if init := self.init():
+            init.send(POWER_OFF)
+        if not wait_until(lambda: not self.is_on(), STOP_S):
+            raise LabError(
+                f"{self.node.name} did not power off within {STOP_S:.0f} s; `lab kill {self.node.name}` ends it"
+            )
+
+    def reboot(self) -> None:
+        """Orderly reboot from inside; returns when the next life has begun.
+
+        Raises: LabError when the node is off or does not go down within STOP_S.
+        """
+        before = self.nspawn()
+        if before is None:
+            raise LabError(f"{self.node.name} is off: `lab start {self.node.name}`")
+        self.call(["systemctl", "reboot"])
+        if not wait_until(lambda: self.nspawn() not in (before, None) or not self.is_on(), STOP_S):
+            raise LabError(f"{self.node.name} did not reboot within {STOP_S:.0f} s; see {self.console}")
+
+    def wait_booted(self) -> str:
+        """ "running" or "degraded", once systemd says that the boot is over.
+
+        Raises: LabError with the end of the console when that is not within BOOT_S.
+        """
+        deadline = time.monotonic() + BOOT_S
+        while time.monotonic() < deadline:
+            state = self.boot_state()
+            if state in ("running", "degraded"):
+                return state
+            if not self.is_on():
+                break
+            time.sleep(0.1)
+        tail = "\n".join(self.console.read_text(errors="replace").splitlines()[-25:]) if self.console.exists() else ""
+        raise LabError(f"{self.node.name} did not boot within {BOOT_S:.0f} s. The end of {self.console}:\n{tail}")
+
+    def boot_state(self) -> str:
+        """What `systemctl is-system-running` says; "off" without a PID 1, "starting" before systemd can answer."""
+        if self.init() is None:
+            return "starting" if self.is_on() else "off"
+        try:
+            return self.call(["systemctl", "is-system-running"], check=False).stdout.strip() or "starting"
+        except LabError:
+            return "starting"
+
+    # --- a way in ---------------------------------------------------------------------------------------------
+
+    def entry(self, argv: Sequence[str], *, term: str = "dumb") -> tuple[int, list[str]]:
+        """The host's pid of PID 1, and the argv that runs `argv` in the node.
+
+        The command dies with the one who asked for it (pdeathsig), so a caller's timeout leaves nothing in the node.
+        Raises: LabError when the node is off.
+        """
+        init = self.init()
+        if init is None:
+            raise LabError(f"{self.node.name} is off: `lab start {self.node.name}`")
+        enter = ["nsenter", f"--target={init.pid}", "--all", "setpriv", "--pdeathsig=TERM"]
+        return init.pid, [*enter, "env", "--ignore-environment", "--chdir=/root", *ENVIRONMENT, f"TERM={term}", *argv]
+
+    def call(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The finished command in the node, with no more capabilities than the node has."""
+        return run(
+            [sys.executable, str(_DOOR), "--name", self.names.lab, "exec", self.node.name, "--", *argv], check=check
+        )
+
+    def replace_process(self, argv: Sequence[str], *, term: str = "dumb") -> None:
+        """Becomes the command in the node: standard streams, terminal and exit code are simply its own."""
+        pid, entry = self.entry(argv, term=term)
+        host.drop_capabilities_beyond(pid)
+        sys.stdout.flush()
+        os.execvp(entry[0], entry)
+
+    def push(self, source: Path, target: str) -> None:
+        """Copies a file or folder of the host to the path `target` in the node, owned by root."""
+        folder, _, name = target.rpartition("/")
+        _, entry = self.entry(["sh", "-c", 'mkdir -p "$1" && exec tar -x -C "$1"', "sh", folder or "/"])
+        with subprocess.Popen(entry, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as unpack:
+            assert unpack.stdin is not None and unpack.stderr is not None
+            with tarfile.open(fileobj=unpack.stdin, mode="w|") as archive:
+                archive.add(source, arcname=name or source.name, filter=_owned_by_root)
+            unpack.stdin.close()
+            complaint = unpack.stderr.read().decode(errors="replace").strip()
+        if unpack.returncode:
+            raise LabError(f"cannot copy {source} to {self.node.name}:{target}: {complaint}")
+
+
+def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
