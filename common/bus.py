@@ -1,0 +1,280 @@
+"""Authenticated ZeroMQ sockets. Knows keys, frames and peers; knows no message and no rule of the domain.
+
+Rules it keeps, each of which was broken by somebody once:
+1. A ROUTER never serves without its ZAP handler: the handler is bound first, in the same thread, the domain is
+   enforced, and a self-test with a random key must be refused before `start` returns.
+2. A peer is the User-Id that ZAP gave to its key; the routing id is only where to send.
+3. Every frame in and out is checked against the live admission, so a revoked peer is deaf and mute at once.
+4. No send ever blocks, no socket lingers. What must not be lost is in the caller's spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import zmq
+import zmq.asyncio
+
+from .errors import BusError
+from .keys import KeyPair, new_key_pair
+
+log = logging.getLogger("pgha.bus")
+
+MAX_FRAME = 512 * 1024
+_BATCH = 500
+
+
+class Received(NamedTuple):
+    peer: str
+    route: bytes
+    address: str
+    frames: list[bytes]
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may speak. Both are called from the IO thread and must only read.
+
+    `admit(public key) -> peer or None` at the handshake; `still(peer) -> bool` on every frame.
+    """
+
+    admit: Callable[[bytes], str | None]
+    still: Callable[[str], bool]
+
+
+class Router:
+    """One CURVE ROUTER with its ZAP handler, in one thread of its own (5x the throughput of an asyncio socket)."""
+
+    def __init__(
+        self,
+        address: str,
+        keys: KeyPair,
+        domain: str,
+        admission: Admission,
+        deliver: Callable[[list[Received]], None],
+        *,
+        max_frame: int = MAX_FRAME,
+        queue: int = 64,
+    ) -> None:
+        self._address, self._keys, self._domain = address, keys, domain.encode()
+        self._admission, self._deliver = admission, deliver
+        self._max_frame, self._queue = max_frame, queue
+        self._outbox: deque[tuple[str, bytes, list[bytes]]] = deque()
+        self._context = zmq.Context()
+        self._wake_address = f"inproc://wake-{id(self)}"
+        self._waker: zmq.Socket[bytes] | None = None
+        self._waker_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"bus-{domain}", daemon=True)
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self.port = 0
+        self.rejected = 0  # handshakes refused
+
+    def start(self) -> None:
+        """Bind and serve. Raises BusError when the address is taken or the self-test finds the door open."""
+        self._thread.start()
+        self._ready.wait(10)
+        if self._failure is not None:
+            raise self._failure
+        self._waker = self._context.socket(zmq.PUSH)
+        self._waker.setsockopt(zmq.LINGER, 0)
+        self._waker.connect(self._wake_address)
+        self._self_test()
+
+    def send(self, peer: str, route: bytes, frames: list[bytes], *, farewell: bool = False) -> None:
+        """Queue for sending from any thread; dropped when the peer is gone, or no longer admitted.
+
+        A `farewell` goes out all the same: it tells a revoked peer that it is.
+        """
+        self._outbox.append((peer if not farewell else "", route, frames))
+        self._wake(b"")
+
+    def close(self) -> None:
+        self._wake(b"stop")
+        self._thread.join(5)
+        if self._waker is not None:
+            self._waker.close(0)
+        self._context.destroy(0)
+
+    def _wake(self, word: bytes) -> None:
+        with self._waker_lock:
+            if self._waker is not None:
+                try:
+                    self._waker.send(word, zmq.NOBLOCK)
+                except zmq.Again:
+                    pass  # the thread is awake already
+
+    def _run(self) -> None:
+        try:
+            zap = self._context.socket(zmq.REP)
+            zap.bind("inproc://zeromq.zap.01")
+            wake = self._context.socket(zmq.PULL)
+            wake.bind(self._wake_address)
+            router = self._bind_router()
+        except zmq.ZMQError as error:
+            self._failure = BusError(f"cannot listen on {self._address}: {error}")
+            self._ready.set()
+            return
+        self._ready.set()
+        poller = zmq.Poller()
+        for socket in (zap, wake, router):
+            poller.register(socket, zmq.POLLIN)
+        running = True
+        while running:
+            ready = dict(poller.poll(1000))
+            if zap in ready:
+                self._answer_zap(zap)
+            if wake in ready:
+                running = self._drain_wake(wake)
+                self._flush(router)
+            if router in ready:
+                self._drain(router)
+        for socket in (zap, wake, router):
+            socket.close(0)
+
+    def _bind_router(self) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        _common_options(router)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.SNDHWM, self._queue)
+        router.setsockopt(zmq.RCVHWM, self._queue)
+        router.setsockopt(zmq.MAXMSGSIZE, self._max_frame)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.setsockopt(zmq.BACKLOG, 4096)
+        router.setsockopt(zmq.ZAP_DOMAIN, self._domain)
+        router.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
+        router.curve_server = True
+        router.curve_secretkey = self._keys.private
+        router.curve_publickey = self._keys.public
+        router.bind(self._address)
+        self.port = int(router.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
+        return router
+
+    def _answer_zap(self, zap: zmq.Socket[bytes]) -> None:
+        """One request of RFC 27. Answers 200 with the peer's name, or 400; never 300, which hangs a peer."""
+        frames = zap.recv_multipart()
+        peer: str | None = None
+        if len(frames) == 7 and frames[0] == b"1.0" and frames[2] == self._domain and frames[5] == b"CURVE":
+            peer = self._admission.admit(frames[6])
+        if peer is None:
+            self.rejected += 1
+            zap.send_multipart([b"1.0", frames[1], b"400", b"key not accepted", b"", b""])
+        else:
+            zap.send_multipart([b"1.0", frames[1], b"200", b"OK", peer.encode(), b""])
+
+    def _drain_wake(self, wake: zmq.Socket[bytes]) -> bool:
+        while True:
+            try:
+                if wake.recv(zmq.NOBLOCK) == b"stop":
+                    return False
+            except zmq.Again:
+                return True
+
+    def _flush(self, router: zmq.Socket[bytes]) -> None:
+        while self._outbox:
+            peer, route, frames = self._outbox.popleft()
+            if peer and not self._admission.still(peer):
+                continue
+            try:
+                router.send_multipart([route, *frames], zmq.NOBLOCK)
+            except (zmq.Again, zmq.ZMQError) as error:
+                log.debug("not sent to %s: %s", peer, error)
+
+    def _drain(self, router: zmq.Socket[bytes]) -> None:
+        batch: list[Received] = []
+        while len(batch) < _BATCH:
+            try:
+                parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            peer, address = str(parts[-1].get("User-Id")), str(parts[-1].get("Peer-Address"))
+            if self._admission.still(peer):
+                frames = [part.bytes for part in parts[1:]]
+                batch.append(Received(peer, parts[0].bytes, address, frames))
+        if batch:
+            self._deliver(batch)
+
+    def _self_test(self) -> None:
+        """A stranger must be refused, unless this door is open to strangers on purpose."""
+        stranger = new_key_pair()
+        if self._admission.admit(stranger.public) is not None:
+            return
+        before = self.rejected
+        context = zmq.Context()
+        dealer = _dealer(context, self._keys.public, stranger)
+        try:
+            host = self._address.rsplit(":", 1)[0].replace("*", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+            dealer.connect(f"{host}:{self.port}")
+            waited = threading.Event()
+            for _ in range(200):
+                if self.rejected > before:
+                    return
+                waited.wait(0.02)
+            raise BusError("self-test: a random key was not refused by the bus; not serving")
+        finally:
+            dealer.close(0)
+            context.destroy(0)
+
+
+class Dialer:
+    """The minion's end: one asyncio DEALER. A broken one is thrown away and a new one made."""
+
+    def __init__(self, address: str, server: bytes, keys: KeyPair) -> None:
+        """`address` is host:port, `server` the master's public key."""
+        self._context = zmq.asyncio.Context()
+        self._socket = _dealer(self._context, server, keys)
+        self._socket.connect(f"tcp://{address}")
+
+    async def receive(self, timeout_s: float) -> list[bytes] | None:
+        """The frames of one message, None when none came in time."""
+        if not await self._socket.poll(int(max(timeout_s, 0) * 1000)):
+            return None
+        try:
+            return list(await self._socket.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            return None
+
+    async def send(self, frames: list[bytes]) -> bool:
+        """False when there is no connection to send on, or the peer does not take more now."""
+        try:
+            await self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._socket.close(0)
+        self._context.destroy(0)
+
+
+_ZAP_ENFORCE_DOMAIN = 93  # compiled into libzmq 4.3.5, though its header calls it a draft
+
+
+def _common_options(socket: zmq.Socket[bytes] | zmq.asyncio.Socket) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, 30_000)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+
+def _dealer(context: zmq.Context[zmq.Socket[bytes]], server: bytes, keys: KeyPair) -> zmq.asyncio.Socket:
+    dealer = context.socket(zmq.DEALER)
+    _common_options(dealer)
+    dealer.setsockopt(zmq.IMMEDIATE, 1)
+    dealer.setsockopt(zmq.SNDHWM, 64)
+    dealer.setsockopt(zmq.RCVHWM, 64)
+    dealer.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+    dealer.setsockopt(zmq.CONNECT_TIMEOUT, 10_000)
+    dealer.setsockopt(zmq.RECONNECT_IVL, random.randint(200, 1000))  # noqa: S311 - jitter, no secret
+    dealer.curve_serverkey = server
+    dealer.curve_secretkey = keys.private
+    dealer.curve_publickey = keys.public
+    return dealer  # type: ignore[return-value]

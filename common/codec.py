@@ -1,0 +1,60 @@
+"""Messages <-> frames. The only module that knows bytes; everything that arrives is hostile until it passed here.
+
+A message is exactly two frames: a header `{v, t}` of at most 1 KiB and a body of at most 256 KiB, both msgpack.
+Every failure, whatever the library raises, is one BusError: a bad message costs its sender, never the receiver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgpack
+from pydantic import ValidationError
+
+from .errors import BusError
+from .messages import VERSION, Message
+
+HEADER_LIMIT = 1024
+BODY_LIMIT = 512 * 1024 - HEADER_LIMIT
+
+
+def encode(message: Message) -> list[bytes]:
+    """Two frames. Raises BusError when the message is larger than a receiver would take."""
+    body: bytes = msgpack.packb(message.model_dump(mode="python"), use_bin_type=True)
+    if len(body) > BODY_LIMIT:
+        raise BusError(f"{message.type} has {len(body)} bytes, more than the {BODY_LIMIT} that fit in one message")
+    header: bytes = msgpack.packb({"v": VERSION, "t": message.type})
+    return [header, body]
+
+
+def decode(frames: Sequence[bytes], expected: Sequence[type[Message]]) -> Message:
+    """The message, one of the `expected` types. Raises BusError for anything else."""
+    if len(frames) != 2:
+        raise BusError(f"a message has 2 frames, this one {len(frames)}")
+    header = _unpack(frames[0], HEADER_LIMIT)
+    if header.get("v") != VERSION:
+        raise BusError(f"protocol version {header.get('v')!r}; this side speaks {VERSION}: upgrade the older one")
+    for model in expected:
+        if model.type == header.get("t"):
+            body = _unpack(frames[1], BODY_LIMIT)
+            try:
+                return model.model_validate(body, strict=False)
+            except ValidationError as error:
+                first = error.errors(include_input=False, include_url=False)[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise BusError(f"{model.type}: {where}: {first['msg']}") from None
+    raise BusError(f"message type {str(header.get('t'))[:40]!r} is not expected here")
+
+
+def _unpack(data: bytes, limit: int) -> dict[str, object]:
+    if len(data) > limit:
+        raise BusError(f"a frame of {len(data)} bytes where {limit} are allowed")
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, strict_map_key=True, max_ext_len=0, max_array_len=10_000, max_map_len=1_000
+        )
+    except Exception as error:  # noqa: BLE001 - msgpack raises many kinds, a stack error among them; all mean one thing
+        raise BusError(f"not msgpack: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise BusError("not a map")
+    return value

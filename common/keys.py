@@ -1,0 +1,93 @@
+"""CurveZMQ key pairs and how people compare them.
+
+A CurveZMQ key is an X25519 key (RFC 7748). Private keys are made where they are used and never travel; a file that
+holds one is 0600. The master's public key travels by hand inside the join line, so a minion never trusts on first use.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from .errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """Both halves as 32 raw bytes, the form libzmq takes."""
+
+    public: bytes
+    private: bytes
+
+    def __repr__(self) -> str:
+        return f"KeyPair({fingerprint(self.public)})"
+
+
+def new_key_pair() -> KeyPair:
+    private = X25519PrivateKey.generate()
+    return KeyPair(private.public_key().public_bytes_raw(), private.private_bytes_raw())
+
+
+def load_or_create(path: Path) -> KeyPair:
+    """The key pair kept in that file; made, 0600, when there is none.
+
+    Raises UserError when the file is readable by others or does not hold a key.
+    """
+    if not path.exists():
+        pair = new_key_pair()
+        write_private(path, base64.b32encode(pair.private).decode().rstrip("=").lower() + "\n")
+        return pair
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"{path} can be read by others; run: chmod 600 {path} (and think about who may have a copy)")
+    try:
+        raw = _from_base32(path.read_text().strip())
+        private = X25519PrivateKey.from_private_bytes(raw)
+    except ValueError:
+        raise UserError(f"{path} does not hold a pgha key; move it away and a new one is made") from None
+    return KeyPair(private.public_key().public_bytes_raw(), raw)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(handle, text.encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+
+
+def fingerprint(public: bytes) -> str:
+    """128 bits of SHA-256 in groups of four hex digits: what two people read to each other."""
+    digest = hashlib.sha256(b"pgha-key:" + public).hexdigest()[:32]
+    return ":".join(digest[i : i + 4] for i in range(0, 32, 4))
+
+
+def public_text(public: bytes) -> str:
+    """The public key itself in 52 letters and digits: the master's `fingerprint` in a join line."""
+    return base64.b32encode(public).decode().rstrip("=").lower()
+
+
+def public_from_text(text: str) -> bytes:
+    """Raises UserError when it is not the 52 characters that `public_text` gives."""
+    try:
+        return _from_base32(text.strip())
+    except ValueError:
+        raise UserError(
+            "the master's fingerprint has 52 letters and digits 2-7; copy it from: pgha-master keys list"
+        ) from None
+
+
+def _from_base32(text: str) -> bytes:
+    raw = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    if len(raw) != 32:
+        raise ValueError("a key has 32 bytes")
+    return raw

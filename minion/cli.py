@@ -1,0 +1,145 @@
+"""pgha-minion: enrol, run (the daemon), status, facts. Imports what a command needs only when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+import click
+
+from .. import __version__
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    click.echo(f"pgha-minion: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pgha-minion")
+def main() -> None:
+    """The pgha daemon of one host: applies what the master orders, and reports how the host is."""
+
+
+@main.command()
+@click.option("--master", required=True, metavar="ADDR", help="HOST or HOST:PORT of the master's bus (port 7760).")
+@click.option("--fingerprint", required=True, metavar="F", help="The master's key: pgha-master keys list shows it.")
+@click.option("--name", metavar="NODE", help="This host's name in the cluster definition. Default: its host name.")
+@click.option("--token", default="", metavar="T", help="From pgha-master keys token: accepted without asking.")
+@click.option("--start/--no-start", default=True, help="Enable and start pgha-minion.service (default).")
+def enrol(master: str, fingerprint: str, name: str | None, token: str, start: bool) -> None:
+    """Make this host's key, ask the master to accept it, and start the daemon.
+
+    Exit codes: 0 the request reached the master (accepted or pending), 1 it did not or was rejected, 2 usage.
+    """
+    from ..common.errors import HostError, UserError
+    from ..common.keys import fingerprint as shown
+    from ..common.keys import load_or_create
+    from ..common.names import is_node_name
+    from ..common.paths import Paths
+    from .enrol import ask
+    from .settings import MinionPaths, Settings, save, with_port
+
+    name = name or socket.gethostname().split(".")[0]
+    if not is_node_name(name):
+        _fail(f"{name!r} is no node name; expected lower-case letters, digits and '-'; use --name", 2)
+    paths = MinionPaths(Paths.from_environment())
+    try:
+        settings = Settings(master=with_port(master), fingerprint=fingerprint, name=name, token=token)
+        keys = load_or_create(paths.key)
+        answer = asyncio.run(ask(settings, keys, 10.0))
+        if answer is None:
+            _fail(
+                f"no answer from {settings.enrol_address}. Check that the master runs (pgha-master serve), that ports "
+                "7760 and 7761 can be reached from here, and the fingerprint. Nothing was changed but the key made."
+            )
+        save(paths.settings, settings)
+        if start:
+            from .host import enable_minion
+
+            enable_minion()
+    except UserError as error:
+        _fail(str(error), 2)
+    except HostError as error:
+        _fail(str(error))
+    click.echo(f"{name}  {shown(keys.public)}  {answer.state}  {answer.reason}".rstrip())
+    if answer.state == "pending":
+        click.echo(f"next, on the master: pgha-master keys accept {name}")
+    if answer.state in ("rejected", "revoked"):
+        sys.exit(1)
+
+
+@main.command()
+def run() -> None:
+    """Run the daemon in the foreground (systemd does this)."""
+    from ..common.errors import PghaError
+    from ..common.keys import load_or_create
+    from ..common.paths import Paths
+    from .journal import Journal
+    from .settings import MinionPaths, load
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    paths = MinionPaths(Paths.from_environment())
+    try:
+        asyncio.run(_run(load(paths.settings), load_or_create(paths.key), Journal(paths.journal)))
+    except PghaError as error:
+        _fail(str(error))
+
+
+async def _run(settings: object, keys: object, journal: object) -> None:
+    from ..common.keys import KeyPair
+    from ..common.notify import notify
+    from .agent import Agent
+    from .host import Host
+    from .journal import Journal
+    from .settings import Settings
+    from .telemetry import Sampler
+    from .worker import Worker
+
+    assert isinstance(settings, Settings) and isinstance(keys, KeyPair) and isinstance(journal, Journal)
+    agent = Agent(settings, keys, journal)
+    host = Host(agent.sign, agent.confirm)
+    agent.worker = Worker(journal, host, agent.wake)
+    agent.sampler = Sampler(Host(agent.sign, agent.confirm))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    notify("READY=1")
+    await agent.run()
+    notify("STOPPING=1")
+    journal.close()
+
+
+@main.command()
+def facts() -> None:
+    """Print what this host reports about itself, as JSON."""
+    from .survey import survey
+
+    click.echo(json.dumps(survey(__version__).model_dump(mode="json"), indent=2))
+
+
+@main.command()
+def status() -> None:
+    """Show this host's name, key and master."""
+    from ..common.errors import PghaError
+    from ..common.keys import fingerprint as shown
+    from ..common.keys import load_or_create
+    from ..common.paths import Paths
+    from .settings import MinionPaths, load
+
+    paths = MinionPaths(Paths.from_environment())
+    try:
+        settings = load(paths.settings)
+        click.echo(f"name         {settings.name}\nmaster       {settings.master}")
+        click.echo(f"fingerprint  {shown(load_or_create(paths.key).public)}")
+    except PghaError as error:
+        _fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

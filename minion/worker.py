@@ -1,0 +1,133 @@
+"""Runs jobs: documents one at a time in one thread, calls beside them. Everything that happens becomes a journal row.
+
+The worker decides nothing about connections; `wake` tells the agent that the journal holds something new to send.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ..common.errors import PghaError
+from ..common.messages import Job, Running
+from ..common.results import Outcome, ResourceResult, Status
+from ..states.converge import Debts, MemoryDebts, converge
+from ..states.kinds import decode
+from ..states.system import System
+from .functions import Call, call
+from .journal import Journal
+
+log = logging.getLogger("pgha.minion.worker")
+
+
+@dataclass
+class _Current:
+    job: Job
+    since: float
+    resource: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Worker:
+    def __init__(self, journal: Journal, system: System, wake: Callable[[], None]) -> None:
+        self._journal, self._system, self._wake = journal, system, wake
+        self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
+        self._current: dict[tuple[str, int], _Current] = {}
+
+    def submit(self, job: Job) -> None:
+        """Queue a job that the journal has just accepted for the first time."""
+        current = _Current(job, time.monotonic(), "waiting for the job before it")
+        self._current[job.jid, job.att] = current
+        pool = self._states if job.cls == "state" else self._calls
+        pool.submit(self._run, current)
+
+    def cancel(self, jid: str, att: int) -> None:
+        if current := self._current.get((jid, att)):
+            current.cancelled.set()
+
+    def running(self) -> tuple[Running, ...]:
+        """What runs now, for the heartbeat."""
+        now = time.monotonic()
+        return tuple(
+            Running(jid=c.job.jid, att=c.job.att, resource=c.resource[:500], seconds=max(0.0, now - c.since))
+            for c in list(self._current.values())
+        )
+
+    def close(self) -> None:
+        for current in list(self._current.values()):
+            current.cancelled.set()
+        self._states.shutdown(wait=False, cancel_futures=True)
+        self._calls.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, current: _Current) -> None:
+        job = current.job
+        try:
+            if current.cancelled.is_set():
+                self._journal.finish(job.jid, job.att, "cancelled", {})
+                return
+            self._journal.start(job.jid, job.att)
+            self._wake()
+            current.since, current.resource = time.monotonic(), ""
+            outcome = self._call(current) if job.mode == "call" else self._converge(current)
+        except PghaError as error:
+            outcome = Outcome(ok=False, message=str(error))
+        except Exception as error:
+            log.exception("job %s broke", job.jid)
+            outcome = Outcome(
+                ok=False, message=f"internal error: {type(error).__name__}; see journalctl -u pgha-minion"
+            )
+        finally:
+            self._current.pop((job.jid, job.att), None)
+        self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json"))
+        self._wake()
+
+    def _converge(self, current: _Current) -> Outcome:
+        job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
+        resources = decode(json.loads(job.document))
+        dry_run = job.mode == "plan"
+        debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
+        unchanged: list[str] = []
+        for result in converge(
+            resources,
+            self._system,
+            debts,
+            dry_run=dry_run,
+            started=lambda resource: setattr(current, "resource", resource.id),
+            cancelled=current.cancelled.is_set,
+        ):
+            counts[result.status] += 1
+            if result.status is Status.UNCHANGED and not result.reason:
+                unchanged.append(result.resource)
+            else:
+                self._report(job, result)
+        return Outcome(
+            ok=counts[Status.FAILED] == 0 and not current.cancelled.is_set(),
+            message="cancelled" if current.cancelled.is_set() else "",
+            unchanged=counts[Status.UNCHANGED],
+            changed=counts[Status.CHANGED],
+            planned=counts[Status.PLANNED],
+            failed=counts[Status.FAILED],
+            skipped=counts[Status.SKIPPED],
+            seconds=time.monotonic() - since,
+        )
+
+    def _report(self, job: Job, result: ResourceResult) -> None:
+        self._journal.record(job.jid, job.att, "res", result.model_dump(mode="json"))
+        self._wake()
+
+    def _call(self, current: _Current) -> Outcome:
+        job = current.job
+
+        def output(stream: str, text: str) -> None:
+            self._journal.record(job.jid, job.att, "out", {"stream": stream, "text": text})
+            self._wake()
+
+        request = Call.model_validate_json(job.document)
+        current.resource = request.function
+        return call(request, self._system, output, current.cancelled.is_set)
