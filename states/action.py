@@ -6,14 +6,26 @@ see the same value as the host, and a plan cannot write because the planning hal
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..common.secret import Secret
+
+MARK = re.compile(r"\{\{([A-Za-z0-9_./-]+)\}\}")
+
+
+def rendered(content: str, secrets: Iterable[tuple[str, Secret]]) -> str:
+    """The content with each `{{name}}` mark of a known secret replaced by its text; other marks stay as they are."""
+    known = dict(secrets)
+    return MARK.sub(lambda mark: known[mark[1]].reveal() if mark[1] in known else mark[0], content)
 
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
     """Replace a file whole: temporary file, owner and mode, fsync, `check`, rename; the old version is kept once.
+
+    Folders that are missing above it are made, root:root 0755.
 
     `content` may hold `{{name}}` marks, replaced from `secrets` at the last moment.
     `check` is an argv in which `%s` stands for the temporary file; non-zero leaves the old file in place.
@@ -68,7 +80,10 @@ class InstallPackages:
 
 @dataclass(frozen=True, slots=True)
 class UpgradePackages:
-    """Upgrade what is installed: `security` only from the security archive, or `all`. Never removes a package."""
+    """Refresh the package lists, then upgrade what is installed. Never removes a package.
+
+    `scope`: `security` takes only what a *-security archive offers, `all` takes everything.
+    """
 
     scope: str
     hold: tuple[str, ...] = ()  # packages left as they are: database, etcd, proxy
@@ -98,6 +113,7 @@ class IssueCertificate:
     """Make a key here (never leaves the host), have the master sign it, write key and certificates.
 
     `name` is the certificate's name in the definition of the cluster; what goes into it is the master's decision.
+    The key is OWNER:GROUP 0640, the certificate 0644, the bundle root:root 0600.
     """
 
     name: str
@@ -106,6 +122,7 @@ class IssueCertificate:
     basename: str
     owner: str
     group: str
+    common_name: str = ""
     bundle: bool = False  # also BASENAME.pem with certificate and key, for HAProxy
 
 
@@ -129,11 +146,14 @@ class Guarded:
     """Confirm or revert: arm a timer that runs `revert`, perform `actions`, ask the master over a new connection.
 
     Confirmed: the timer is disarmed. Not confirmed within `confirm_s`: reverted and reported as failed.
+    `revert` is a list of programs run one after the other, whatever became of the one before. `prepare` is done
+    before the timer is armed; it makes what `revert` needs and must itself change nothing that can cut the node off.
     """
 
     actions: tuple[Action, ...]
-    revert: tuple[str, ...]
+    revert: tuple[tuple[str, ...], ...]
     confirm_s: float = 30.0
+    prepare: tuple[Action, ...] = ()
 
 
 Action = (
@@ -167,4 +187,5 @@ __all__ = [
     "Unit",
     "UpgradePackages",
     "WriteFile",
+    "rendered",
 ]

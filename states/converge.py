@@ -6,17 +6,20 @@ Rules:
 3. A refresh that is owed (a watched resource changes) is written to `Debts` before the change and erased after
    the refresh, so a crash in between still reloads the unit on the next run.
 4. A resource whose requisite failed is skipped with the reason; all others still run.
+5. What must be skipped is still refreshed when it owes a refresh and knows how: a unit that its Condition kept from
+   starting gets a new attempt once its configuration is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..common.clock import Clock, SystemClock
 from ..common.errors import ActionFailed, HostError
 from ..common.results import ResourceResult, Status
+from .action import Action
 from .graph import order
 from .resource import AnyResource, Change
 from .system import System
@@ -103,35 +106,38 @@ def _one(run: _Run, resource: AnyResource) -> ResourceResult:
     done: list[Change] = []
     try:
         facts = resource.observe(run.system)
-        if reason := resource.skip(facts):
+        owed = resource.refresh(facts) if run.debts.owed(resource.id) else []
+        if (reason := resource.skip(facts)) and not owed:
             return _result(resource, Status.SKIPPED, reason=reason)
-        changes = _wanted(run, resource, facts)
+        changes = _wanted(resource.plan(facts), owed)
+        for watcher in run.watchers.get(resource.id, ()) if changes else ():
+            run.debts.owe(watcher)  # a dry run's debts live in memory: they show what would be reloaded
         if changes and not run.dry_run:
-            for watcher in run.watchers.get(resource.id, ()):
-                run.debts.owe(watcher)
-            for change in changes:
-                run.system.perform(change.action)
-                done.append(change)
+            _perform(run.system, changes, done)
             facts = resource.observe(run.system)
             if left := resource.plan(facts):
                 raise ActionFailed(f"did not converge: {_differences(left)}")
-        elif changes:
-            for watcher in run.watchers.get(resource.id, ()):
-                run.debts.owe(watcher)  # a dry run's debts live in memory: shows what would be reloaded
         if not run.dry_run:
             run.debts.settle(resource.id)
     except HostError as error:
         return _result(resource, Status.FAILED, done, reason=str(error))
     status = Status.UNCHANGED if not changes else Status.PLANNED if run.dry_run else Status.CHANGED
-    return _result(resource, status, changes)
+    return _result(resource, status, changes, reason=resource.skip(facts) or resource.note(facts))
 
 
-def _wanted(run: _Run, resource: AnyResource, facts: Any) -> list[Change]:
+def _perform(system: System, changes: Sequence[Change], done: list[Change]) -> None:
+    """Perform each different action once; `done` grows by the changes that came about, also when a later one fails."""
+    performed: list[Action] = []
+    for change in changes:
+        if change.action not in performed:
+            system.perform(change.action)
+            performed.append(change.action)
+        done.append(change)
+
+
+def _wanted(plan: list[Change], refresh: list[Change]) -> list[Change]:
     """The plan, and the refresh that is owed; a plan that acts already on the unit counts as its refresh."""
-    changes = resource.plan(facts)
-    if run.debts.owed(resource.id) and not any(change.disruption.unit for change in changes):
-        changes = [*changes, *resource.refresh(facts)]
-    return changes
+    return plan if any(change.disruption.unit for change in plan) else [*plan, *refresh]
 
 
 def _differences(changes: list[Change]) -> str:

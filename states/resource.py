@@ -24,7 +24,10 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference and the action that removes it. `before`, `after` and `diff` never hold a secret's text."""
+    """One difference and the action that removes it. `before`, `after` and `diff` never hold a secret's text.
+
+    Changes of one plan that carry equal actions are removed by it together: it is performed once.
+    """
 
     what: str
     action: Action
@@ -73,6 +76,10 @@ class Resource(BaseModel, Generic[F]):
 
     def skip(self, facts: F) -> str:
         """Why this cannot or must not be set on this host; empty when it can."""
+        return ""
+
+    def note(self, facts: F) -> str:
+        """What a person should know of a resource that is as wanted; empty when there is nothing to say."""
         return ""
 
 

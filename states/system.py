@@ -38,6 +38,25 @@ class UnitFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """A certificate and its key as they lie on the host; nothing of the key but that it belongs to the certificate.
+
+    `found` is False when there is no certificate or it cannot be read as one; the other values are then empty.
+    `not_after` is Unix time. `sans` are DNS names and addresses as text, sorted; `usages` of server, client, sorted.
+    `ca_fingerprint`: SHA-256, hex, of the DER of the authority at `ca_path` if that one signed it, else empty.
+    """
+
+    found: bool = False
+    common_name: str = ""
+    not_after: float = 0.0
+    sans: tuple[str, ...] = ()
+    usages: tuple[str, ...] = ()
+    ca_fingerprint: str = ""
+    key_matches: bool = False
+    bundle_matches: bool = False  # the bundle holds this certificate and this key
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What a program said. A program that is not installed has rc 127."""
 
@@ -50,6 +69,12 @@ class Look(Protocol):
     """The half that only reads."""
 
     def file(self, path: str) -> FileFacts: ...
+
+    def attributes(self, path: str) -> FileFacts:
+        """As `file`, but the content is never read: for keys."""
+        ...
+
+    def certificate(self, cert_path: str, key_path: str, ca_path: str, bundle_path: str = "") -> CertificateFacts: ...
 
     def packages(self, names: tuple[str, ...]) -> dict[str, str | None]:
         """Installed version by name, None for what is not installed."""

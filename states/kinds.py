@@ -1,0 +1,76 @@
+"""All kinds as one tagged union: the form in which resources travel from master to minion, and are kept.
+
+A kind that is not listed here does not exist. Decoding is strict: an unknown kind or field is an error, because a
+minion that leaves out what it does not understand would report a host as converged that is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ..common.errors import UserError
+from .resource import AnyResource
+from .resources.certificate import Certificate
+from .resources.files import Absent, Directory, File, Symlink
+from .resources.firewall import Firewall
+from .resources.kernel import Sysctl
+from .resources.packages import Packages, Upgrade
+from .resources.patroni import PatroniConfig
+from .resources.postgres import PostgresRole, Sql
+from .resources.service import Service
+from .resources.time_sync import TimeSync
+
+AnyKind = (
+    Absent
+    | Certificate
+    | Directory
+    | File
+    | Firewall
+    | Packages
+    | PatroniConfig
+    | PostgresRole
+    | Service
+    | Sql
+    | Symlink
+    | Sysctl
+    | TimeSync
+    | Upgrade
+)
+KINDS: dict[str, type[AnyResource]] = {kind.model_fields["kind"].default: kind for kind in get_args(AnyKind)}
+_ADAPTER: TypeAdapter[list[AnyKind]] = TypeAdapter(list[Annotated[AnyKind, Field(discriminator="kind")]])
+
+
+def decode(data: Sequence[dict[str, Any]]) -> list[AnyResource]:
+    """Resources from their JSON form.
+
+    Raises:
+        UserError: a kind or a field this version does not know, or a value of the wrong type; says which.
+    """
+    for item in data:
+        if item.get("kind") not in KINDS:
+            raise UserError(
+                f"this version of pgha knows no resource kind {item.get('kind')!r}: "
+                "the minion is older than the master; update pgha on this node"
+            )
+    try:
+        return list(_ADAPTER.validate_json(json.dumps(list(data)), strict=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        index = first["loc"][0]
+        kind = data[index]["kind"] if isinstance(index, int) else "?"
+        where = ".".join(str(part) for part in first["loc"][2:])
+        raise UserError(f"resource number {index} ({kind}), field {where}: {first['msg']}") from None
+
+
+def encode(resources: Sequence[AnyResource]) -> list[dict[str, Any]]:
+    """Their JSON form with the secrets in clear. For the encrypted wire to the one node that needs them only."""
+    return [resource.model_dump(mode="json", context={"reveal": True}) for resource in resources]
+
+
+def encode_redacted(resources: Sequence[AnyResource]) -> list[dict[str, Any]]:
+    """Their JSON form with fingerprints in place of secrets, for the store and for people."""
+    return [resource.model_dump(mode="json") for resource in resources]
