@@ -47,7 +47,7 @@ from .enrol import ask
 from .journal import Journal
 from .settings import Settings
 from .survey import survey
-from .telemetry import Sampler
+from .telemetry import POLL_S, Sampler
 from .worker import Worker
 
 log = logging.getLogger("pgha.minion")
@@ -270,9 +270,11 @@ class Agent:
 
     async def _sample(self) -> None:
         """Telemetry is never kept: a sample goes out when there is a line, or not at all."""
-        async for sample in self.sampler.samples():
-            if self._line is not None:
+        while True:
+            sample = await asyncio.to_thread(self.sampler.poll)
+            if sample is not None and self._line is not None:
                 await self._line.dialer.send(encode(Telemetry(sample=sample)))
+            await asyncio.sleep(POLL_S)
 
     async def _sign(self, cluster: str, name: str, csr: str) -> str:
         for _ in range(3):

@@ -1,0 +1,69 @@
+"""Who may join: what an enrolment request leads to, decided from what the master knows. Pure.
+
+A key is accepted by an operator who compared its fingerprint, or by a token; never because of the name it claims.
+A known name with another key is a conflict, shown and refused, until the operator revokes the old key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..common.messages import Enrol
+from .store import MinionRow
+
+PENDING_CAP = 200
+
+Verdict = Literal["pending", "accepted", "rejected", "revoked", "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    id: str
+    secret: str
+    name: str  # the one node it is for; empty for any
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`remember`: the row is written as (state, note). `spend`: the token must be spent first, or it is pending."""
+
+    state: Verdict
+    note: str = ""
+    remember: bool = False
+    spend: bool = False
+
+
+def decide(request: Enrol, public_key: bytes, key_text: str, known: Sequence[MinionRow], token: Token | None, now: float) -> Decision:
+    """What becomes of this key."""
+    mine = next((row for row in known if row.public_key == key_text), None)
+    if mine is not None and mine.state in ("accepted", "rejected", "revoked"):
+        return Decision(_verdict(mine.state), mine.note)
+    holder = next((row for row in known if row.name == request.name and row.state == "accepted"), None)
+    if holder is not None:
+        note = f"{request.name} is known with another key; if this host was set up anew: pgha-master keys revoke {request.name}"
+        return Decision("conflict", note, remember=True)
+    if token is not None and _proves(request, public_key, token, now):
+        return Decision("accepted", f"token {token.id}", remember=True, spend=True)
+    if mine is None and sum(row.state in ("pending", "conflict") for row in known) >= PENDING_CAP:
+        return Decision("rejected", "too many keys are waiting; accept or reject some first")
+    note = "" if not request.token_id else "its token is unknown, expired or for another node"
+    return Decision("pending", note, remember=True)
+
+
+def _proves(request: Enrol, public_key: bytes, token: Token, now: float) -> bool:
+    if now > token.expires or token.name not in ("", request.name):
+        return False
+    text = b"pgha-enrol:" + public_key + request.name.encode() + request.nonce
+    return hmac.compare_digest(request.proof, hmac.new(token.secret.encode(), text, hashlib.sha256).digest())
+
+
+def _verdict(state: str) -> Verdict:
+    for verdict in ("accepted", "rejected", "revoked"):
+        if state == verdict:
+            return verdict
+    raise AssertionError(state)
