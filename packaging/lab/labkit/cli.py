@@ -16,6 +16,7 @@ from typing import Any
 
 from . import host, plan
 from .lab import Lab, default_folders
+from .node import Machine
 from .plan import LabError, Wanted
 
 USAGE = 2
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         sub = order(name, text)
         sub.add_argument("node")
         if name == "exec":
-            sub.add_argument("command", nargs="+", metavar="-- COMMAND")
+            sub.add_argument("command", nargs="*", metavar="-- COMMAND")
     for name, text in (
         ("kill", "pull the plug: silent at once, then dead"),
         ("start", "switch on"),
@@ -103,6 +104,21 @@ def parser() -> argparse.ArgumentParser:
     push.add_argument("target")
     order("supervise", None).add_argument("node")  # the lab's own: what keeps a node running
     return top
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The order. What stands behind the first `--` is a command of the node, no word of which is the lab's."""
+    here, command = list(argv), []
+    if "--" in here:
+        cut = here.index("--")
+        here, command = here[:cut], here[cut + 1 :]
+    top = parser()
+    args = top.parse_args(here)
+    if args.order == "exec":
+        args.command += command
+    if args.order == "exec" and not args.command:
+        top.error("exec: which command? lab exec NODE -- COMMAND")
+    return args
 
 
 def shape_from_file(path: Path) -> list[Wanted]:
@@ -151,41 +167,49 @@ def obey(lab: Lab, args: argparse.Namespace) -> None:
     """Carries out one order on one lab. Raises: LabError."""
     match args.order:
         case "up":
-            wanted = (
-                shape_from_file(args.file)
-                if args.file
-                else plan.default_nodes(args.nodes)
-                if args.nodes is not None
-                else None
-            )
-            lab.up(wanted, not args.without_pgha)
-            show_status(lab, as_json=False)
+            bring_up(lab, args)
         case "image":
-            lab.cache_folder.mkdir(parents=True, exist_ok=True)
-            if args.refresh:
-                lab.cache.forget()
-            for layer in lab.image(not args.without_pgha):
-                print(layer)
+            make_image(lab, args)
         case "down":
             lab.down()
         case "status":
             show_status(lab, args.json)
-        case "exec":
-            lab.machines([args.node])[0].replace_process(args.command)
-        case "shell":
-            lab.machines([args.node])[0].replace_process(["bash", "-l"], term=os.environ.get("TERM", "dumb"))
-        case "kill" | "start" | "stop" | "reboot" | "wipe":
+        case "kill" | "start" | "stop" | "reboot" | "wipe" | "heal":
             getattr(lab, args.order)(args.nodes)
         case "partition":
             lab.partition(args.nodes, args.peers)
-        case "heal":
-            lab.heal(args.nodes)
         case "snapshot" | "restore":
             getattr(lab, args.order)(args.label)
+        case _:
+            enter(lab.machines([args.node])[0], args)
+
+
+def bring_up(lab: Lab, args: argparse.Namespace) -> None:
+    wanted = shape_from_file(args.file) if args.file else None
+    if args.nodes is not None:
+        wanted = plan.default_nodes(args.nodes)
+    lab.up(wanted, not args.without_pgha)
+    show_status(lab, as_json=False)
+
+
+def make_image(lab: Lab, args: argparse.Namespace) -> None:
+    if args.refresh:
+        lab.cache.forget()
+    for layer in lab.image(not args.without_pgha):
+        print(layer)
+
+
+def enter(machine: Machine, args: argparse.Namespace) -> None:
+    """The orders that concern the inside of one node."""
+    match args.order:
+        case "exec":
+            machine.replace_process(args.command)
+        case "shell":
+            machine.replace_process(["bash", "-l"], term=os.environ.get("TERM", "dumb"))
         case "push":
-            lab.machines([args.node])[0].push(args.source, args.target)
+            machine.push(args.source, args.target)
         case "supervise":
-            lab.machines([args.node])[0].supervise()
+            machine.supervise()
 
 
 def check_machine(args: argparse.Namespace) -> None:
@@ -206,7 +230,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ["PATH"] = (
         f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"  # sudo may cut it
     )
-    args = parser().parse_args(argv)
+    os.umask(0o022)  # what we write into a node is its /etc
+    args = parse(argv)
     try:
         plan.check_name(args.name, "lab")
         check_machine(args)

@@ -6,7 +6,6 @@ and the lab sends SIGKILL.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -23,13 +22,13 @@ from .plan import LabError
 
 RUN = Path("/run/pgha-lab")  # per boot: locks, and what the host's settings were before the first lab
 CGROUP = Path("/sys/fs/cgroup")
-_PR_CAPBSET_DROP = 24
 PACKAGES = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "mount": "mount",
     "cp": "coreutils",
@@ -123,31 +122,33 @@ def write(path: Path, text: str) -> None:
 @contextmanager
 def lock(path: Path, *, shared: bool = False, notice: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds `path` locked between processes. The lock dies with the process, so a crash never leaves one behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if notice:
-                notice()
-            fcntl.flock(handle, kind)
-        yield
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if notice:
+                    notice()
+                fcntl.flock(handle, kind)
+            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                continue  # whom we waited for removed the file: what we hold is no longer the lock
+            yield
+            return
 
 
-def drop_capabilities_beyond(pid: int) -> None:
-    """Takes from this process, for all it executes, every capability the process `pid` cannot have.
+def no_mightier_than(pid: int) -> list[str]:
+    """The argv prefix that takes from a program every capability the process `pid` cannot have.
 
-    A program that enters a node from outside must not be mightier than the node: root of the host keeps CAP_SYS_TIME
-    through nsenter, and the clock is the one of the host.
+    Who enters a node from outside must not be mightier than the node: root of the host keeps CAP_SYS_TIME through
+    nsenter, and the clock is the host's.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     bounding = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")), 16)
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in range(last + 1):
-        if not bounding >> capability & 1:
-            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    beyond = ",".join(f"-cap_{number}" for number in range(last + 1) if not bounding >> number & 1)
+    return ["setpriv", f"--bounding-set={beyond}"] if beyond else []
 
 
 def hierarchies() -> list[Path]:
@@ -160,7 +161,8 @@ def hierarchies() -> list[Path]:
         found.append(CGROUP / "systemd")
     if not found:
         raise LabError(
-            "no cgroup tree for systemd is mounted; mount one: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
+            "no cgroup tree for systemd is mounted: "
+            "run `mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
         )
     return found
 
@@ -183,6 +185,20 @@ def cgroup_processes(relative: str) -> set[int]:
             except OSError:  # the group went away while we looked
                 continue
     return pids - {0}
+
+
+def kill_cgroup(relative: str) -> None:
+    """Kills whatever is in this group and below: a process cannot leave it by itself, whoever started it.
+
+    Raises: LabError when one of them does not die within 30 s.
+    """
+    deadline = time.monotonic() + 30
+    while alive := [process for pid in cgroup_processes(relative) if (process := Process.of(pid))]:
+        for process in alive:
+            process.send(signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise LabError(f"processes do not die: {sorted(process.pid for process in alive)}")
+        time.sleep(0.05)
 
 
 def remove_cgroup(relative: str) -> bool:

@@ -28,16 +28,18 @@ from .plan import LabError
 SUITE = "trixie"
 PYTHON = "3.13"  # of that suite
 RECIPE = 1  # raise it when the code below makes something else of the same inputs
-INCLUDE = (
-    "systemd systemd-sysv dbus openssh-server python3 python3-venv iproute2 iputils-ping ca-certificates procps less "
-    "nftables netbase"
-).split()
+INCLUDE = """
+    systemd systemd-sysv dbus openssh-server python3 python3-venv iproute2 iputils-ping ca-certificates procps less
+    nftables netbase
+"""
 # What conflicts with each other is asked for apart; the first group also without what is merely recommended.
 DOWNLOADS = (
-    "postgresql-17 postgresql-client-17 patroni python3-etcd python3-psycopg2 python3-urllib3 etcd-server etcd-client "
-    "haproxy ufw pgbackrest curl wget python3-pip jq acl sudo rsync gnupg".split(),
-    ["chrony"],
-    ["systemd-timesyncd"],
+    """
+    postgresql-17 postgresql-client-17 patroni python3-etcd python3-psycopg2 python3-urllib3 etcd-server etcd-client
+    haproxy ufw pgbackrest curl wget python3-pip jq acl sudo rsync gnupg
+    """,
+    "chrony",
+    "systemd-timesyncd",
 )
 _MASKED = (
     "systemd-networkd-wait-online.service",  # the lab makes the network from outside
@@ -144,10 +146,9 @@ def debian(cache: Cache) -> list[Path]:
     ]
     proxy = _apt_proxy()
     base = cache.layer(
-        "base", [*sources, *INCLUDE, *proxy, *_MASKED, _SSH_KEYS_UNIT], lambda made: _make_base(made, sources, proxy)
+        "base", [*sources, INCLUDE, *proxy, *_MASKED, _SSH_KEYS_UNIT], lambda made: _make_base(made, sources, proxy)
     )
-    groups = [" ".join(group) for group in DOWNLOADS]
-    debs = cache.layer("debs", [base.name, *groups], lambda made: _download(made, base))
+    debs = cache.layer("debs", [base.name, *DOWNLOADS], lambda made: _download(made, base))
     return [debs, base]
 
 
@@ -166,7 +167,7 @@ def _make_base(made: Path, sources: Sequence[str], proxy: Sequence[str]) -> None
         "--mode=root",
         "--variant=minbase",
         "--skip=cleanup/apt/lists",
-        f"--include={','.join(INCLUDE)}",
+        f"--include={','.join(INCLUDE.split())}",
     ]
     if Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
         argv.append("--keyring=/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -193,8 +194,8 @@ def _make_base(made: Path, sources: Sequence[str], proxy: Sequence[str]) -> None
 def _download(made: Path, base: Path) -> None:
     script = ["set -eu", "cat /mnt/resolv.conf > /etc/resolv.conf", "apt-get -q update"]
     for group in DOWNLOADS:
-        script.append(f"apt-get -q -y --download-only install {' '.join(group)}")
-    script.append(f"apt-get -q -y --download-only --no-install-recommends install {' '.join(DOWNLOADS[0])}")
+        script.append(f"apt-get -q -y --download-only install {' '.join(group.split())}")
+    script.append(f"apt-get -q -y --download-only --no-install-recommends install {' '.join(DOWNLOADS[0].split())}")
     script.append("rm -f /etc/resolv.conf")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "resolv.conf").write_text(resolv_conf())
@@ -209,8 +210,8 @@ def _or_unreachable(action: Callable[[], object], mirror: str) -> None:
     except LabError as error:
         if _UNREACHABLE.search(str(error)):
             raise LabError(
-                f"cannot download from {mirror}. Check this machine's network, name server and apt proxy, or name another "
-                f"mirror in PGHA_LAB_MIRROR and PGHA_LAB_SECURITY_MIRROR.\n{error}"
+                f"cannot download from {mirror}. Check this machine's network, name server and apt proxy, or name "
+                f"another mirror in PGHA_LAB_MIRROR and PGHA_LAB_SECURITY_MIRROR.\n{error}"
             ) from None
         raise
 

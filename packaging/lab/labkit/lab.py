@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,7 +122,7 @@ class Lab:
                 )
             if not net.router_is_up(self.names):
                 for machine in self.machines():  # after a reboot of the host, or a crash in the middle of `up`
-                    machine.kill_supervisor()
+                    machine.end_processes()
                 with lock(net.HOST_LOCK):
                     net.remove(self.names)
                     net.build(self.names, built.octet, built.nodes)
@@ -139,12 +136,11 @@ class Lab:
         """Decides addresses and image, and writes them down."""
         if net.router_is_up(self.names) or any(n.startswith(self.names.prefix + ".") for n in net.namespaces()):
             raise LabError(
-                f"there are remains of a lab {self.name} without its folder {self.folder}: run `lab --name {self.name} down` "
-                f"(or set PGHA_LAB_DIR to where it was made)"
+                f"there are remains of a lab {self.name} without its folder {self.folder}: run "
+                f"`lab --name {self.name} down` (or set PGHA_LAB_DIR to where it was made)"
             )
         asked = plan.wanted_octet(wanted)
         plan.place(wanted, asked or plan.DEFAULT_OCTET)  # complain before minutes of building
-        self.cache_folder.mkdir(parents=True, exist_ok=True)
         lowers = self.image(with_pgha)
         with lock(net.HOST_LOCK):
             octet = plan.choose_octet(self.name, asked, net.taken_octets() | self._reserved())
@@ -169,7 +165,7 @@ class Lab:
     def down(self) -> None:
         """Leaves nothing of the lab, from whatever state; the cache stays."""
         with self._alone():
-            self._end_processes()
+            host.kill_cgroup(self.names.prefix)
             with lock(net.HOST_LOCK):
                 net.remove(self.names)
             under = str(self.folder) + "/"
@@ -183,22 +179,8 @@ class Lab:
                     run(["umount", str(path)], check=False)
                     path.rmdir()
             image.remove_tree(self.folder)
-        self._lock_path().unlink(missing_ok=True)
-        for path in host.RUN.glob(f"{self.names.prefix}.*.lock"):
-            path.unlink(missing_ok=True)
-
-    def _end_processes(self) -> None:
-        """Kills whatever is in the lab's cgroups: a process cannot leave them, whoever started it and whatever was written down."""
-        deadline = time.monotonic() + 30
-        while pids := host.cgroup_processes(self.names.prefix):
-            for pid in pids:
-                if process := host.Process.of(pid):
-                    process.send(signal.SIGKILL)
-            if all(host.Process.of(pid) is None for pid in pids):
-                return  # what is left are zombies
-            if time.monotonic() > deadline:
-                raise LabError(f"processes of lab {self.name} do not die: {sorted(pids)}")
-            time.sleep(0.05)
+            for path in (self._lock_path(), *host.RUN.glob(f"{ours}*.lock")):
+                path.unlink(missing_ok=True)
 
     # --- nodes ------------------------------------------------------------------------------------------------
 
@@ -296,9 +278,11 @@ class Lab:
         self._each(machines, Machine.power_on)
 
     def _each(self, machines: Sequence[Machine], action: Callable[[Machine], T]) -> list[T]:
-        """The results of `action` on all machines at once, in their order. The first complaint is raised when all are done."""
+        """The results of `action` on all machines at once, in their order. The first complaint is raised at the end."""
         if not machines:
             return []
+        from concurrent.futures import ThreadPoolExecutor  # here: `exec`, the most used order, is quicker without it
+
         with ThreadPoolExecutor(max_workers=len(machines)) as pool:
             return list(pool.map(action, machines))
 

@@ -8,8 +8,8 @@ Rules kept here:
    that bears the lab's name, so `down` deletes it whole.
 2. A node without power is silent. Its cable is cut at the router by dropping, not by taking the link down: peers see
    neither a FIN, nor a reset, nor "no carrier". The same for a partition, but in its own set: power does not heal it.
-3. A boot gets a fresh namespace. Otherwise sockets, firewall rules and sysctls of the previous life would still be there,
-   and a kernel that never lost power would send the FINs after all.
+3. A boot gets a fresh namespace. Otherwise sockets, firewall rules and sysctls of the previous life would still be
+   there, and a kernel that never lost power would send the FINs after all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .host import RUN, run, write
 from .plan import HOST, LabError, Names, Node
@@ -126,7 +127,7 @@ def _allow_forwarding() -> None:
 
 
 def remove(names: Names) -> None:
-    """Takes away everything of this lab's network, from any half-built state; gives ip_forward back after the last lab."""
+    """Takes away all of this lab's network, from any half-built state; gives ip_forward back after the last lab."""
     run(["ip", "link", "del", names.host_link], check=False)
     for netns in sorted(namespaces()):
         if netns.startswith(names.prefix + "."):
@@ -202,7 +203,9 @@ def partition(names: Names, node: Node, peers: Iterable[str], nodes: Iterable[No
 def _elements(names: Names, name: str) -> set[tuple[str, ...]]:
     """The elements of a set in the router, each as the interfaces it names."""
     shown = run(["ip", "netns", "exec", names.router, "nft", "-j", "list", "set", "inet", "lab", name]).stdout
-    listed = next((item["set"].get("elem", []) for item in json.loads(shown)["nftables"] if "set" in item), [])
+    listed: list[Any] = next(
+        (item["set"].get("elem", []) for item in json.loads(shown)["nftables"] if "set" in item), []
+    )
     return {tuple(elem["concat"]) if isinstance(elem, dict) else (elem,) for elem in listed}
 
 

@@ -1,11 +1,11 @@
 """One node's life: its root, its supervisor, power on and off, and a way in.
 
-A node is systemd-nspawn under a small supervisor of its own, a detached process, because a container's reboot is the end of
-its nspawn (exit code 133) and somebody must start it again. The supervisor is the node's power supply: each boot gets a
-fresh cable, and when the machine is off, for whatever reason, the cable is dead.
+A node is systemd-nspawn under a small supervisor of its own, a detached process: a container's reboot is the end of its
+nspawn (exit code 133), and somebody must start it again. The supervisor is its power supply: each boot gets a fresh
+cable, and when the machine is off, for whatever reason, the cable is dead.
 
-Ugly: power loss is the death of every process, but the kernel and its page cache live on. What a node wrote without fsync
-is still there after `start`; a test of fsync needs a virtual machine.
+Ugly: power loss is the death of every process, but the kernel and its page cache live on. What a node wrote without
+fsync is still there after `start`; a test of fsync needs a virtual machine.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import host, image, net
 from .host import Process, run, wait_until, write
 from .plan import LabError, Names, Node
+
+if TYPE_CHECKING:
+    from tarfile import TarInfo
 
 REBOOT = 133
 POWER_OFF = signal.SIGRTMIN + 4  # to systemd as PID 1: systemctl poweroff
@@ -176,27 +179,26 @@ class Machine:
         ]
 
     def _nspawn_environment(self) -> dict[str, str]:
-        """Sysctls: net.* belong to the node's namespace and are writable, vm.* and kernel.* are the host's and are not."""
+        """Sysctls: net.* are the node's own and writable; vm.* and kernel.* are the host's and not."""
         return {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
 
     def kill(self) -> None:
-        """Power loss: the network is dead first, so that no dying process gets a word out, then everything at once."""
+        """Power loss: the network is dead first, so that no dying process gets a word out, then everything at once.
+
+        Raises: LabError when the node's processes do not die within 30 s.
+        """
         net.cut_power(self.names, self.node)
-        while self.is_on():
+        deadline = time.monotonic() + 10
+        while self.is_on() and time.monotonic() < deadline:
             if init := self.init():
                 init.send(signal.SIGKILL)
-                if wait_until(lambda: not self.is_on(), 30):
-                    return
-                raise LabError(f"{self.node.name} was killed but its nspawn does not end; see {self.console}")
-            if not wait_until(lambda: self.init() is not None or not self.is_on(), 10):
-                self.kill_supervisor()  # no PID 1 to be seen: not yet booting, or half gone
+            time.sleep(0.02)  # again: pulled in the middle of a reboot, it may be in its next life already
+        self.end_processes()
         net.cut_power(self.names, self.node)
 
-    def kill_supervisor(self) -> None:
-        for process in (self.supervisor(), self.nspawn()):
-            if process:
-                process.send(signal.SIGKILL)
-        wait_until(lambda: not self.is_on(), 10)
+    def end_processes(self) -> None:
+        """Kills whatever is left of the node, also without its PID 1 or its supervisor."""
+        host.kill_cgroup(self.cgroup)
 
     def stop(self) -> None:
         """Orderly power-off.
@@ -225,7 +227,7 @@ class Machine:
             raise LabError(f"{self.node.name} did not reboot within {STOP_S:.0f} s; see {self.console}")
 
     def wait_booted(self) -> str:
-        """ "running" or "degraded", once systemd says that the boot is over.
+        """The state "running" or "degraded", once systemd says that the boot is over.
 
         Raises: LabError with the end of the console when that is not within BOOT_S.
         """
@@ -251,35 +253,38 @@ class Machine:
 
     # --- a way in ---------------------------------------------------------------------------------------------
 
-    def entry(self, argv: Sequence[str], *, term: str = "dumb") -> tuple[int, list[str]]:
-        """The host's pid of PID 1, and the argv that runs `argv` in the node.
+    def entry(self, argv: Sequence[str], *, term: str = "dumb") -> list[str]:
+        """The argv that runs `argv` in the node as root, with no more capabilities than the node has.
 
         The command dies with the one who asked for it (pdeathsig), so a caller's timeout leaves nothing in the node.
         Raises: LabError when the node is off.
         """
         init = self.init()
         if init is None:
-            raise LabError(f"{self.node.name} is off: `lab start {self.node.name}`")
-        enter = ["nsenter", f"--target={init.pid}", "--all", "setpriv", "--pdeathsig=TERM"]
-        return init.pid, [*enter, "env", "--ignore-environment", "--chdir=/root", *ENVIRONMENT, f"TERM={term}", *argv]
+            raise LabError(f"{self.node.name} is off: run `lab --name {self.names.lab} start {self.node.name}`")
+        try:
+            limits = host.no_mightier_than(init.pid)
+        except OSError:
+            raise LabError(f"{self.node.name} went off just now") from None
+        enter = [*limits, "nsenter", f"--target={init.pid}", "--all", "setpriv", "--pdeathsig=TERM"]
+        return [*enter, "env", "--ignore-environment", "--chdir=/root", *ENVIRONMENT, f"TERM={term}", *argv]
 
     def call(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The finished command in the node, with no more capabilities than the node has."""
-        return run(
-            [sys.executable, str(_DOOR), "--name", self.names.lab, "exec", self.node.name, "--", *argv], check=check
-        )
+        """The finished command in the node."""
+        return run(self.entry(argv), check=check)
 
     def replace_process(self, argv: Sequence[str], *, term: str = "dumb") -> None:
         """Becomes the command in the node: standard streams, terminal and exit code are simply its own."""
-        pid, entry = self.entry(argv, term=term)
-        host.drop_capabilities_beyond(pid)
+        entry = self.entry(argv, term=term)
         sys.stdout.flush()
         os.execvp(entry[0], entry)
 
     def push(self, source: Path, target: str) -> None:
         """Copies a file or folder of the host to the path `target` in the node, owned by root."""
         folder, _, name = target.rpartition("/")
-        _, entry = self.entry(["sh", "-c", 'mkdir -p "$1" && exec tar -x -C "$1"', "sh", folder or "/"])
+        import tarfile  # here: every other order is quicker without it
+
+        entry = self.entry(["sh", "-c", 'mkdir -p "$1" && exec tar -x -C "$1"', "sh", folder or "/"])
         with subprocess.Popen(entry, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as unpack:
             assert unpack.stdin is not None and unpack.stderr is not None
             with tarfile.open(fileobj=unpack.stdin, mode="w|") as archive:
@@ -290,7 +295,7 @@ class Machine:
             raise LabError(f"cannot copy {source} to {self.node.name}:{target}: {complaint}")
 
 
-def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _owned_by_root(member: TarInfo) -> TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member

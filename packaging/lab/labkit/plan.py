@@ -177,7 +177,7 @@ def choose_octet(name: str, asked: int | None, taken: Collection[int]) -> int:
     if must is not None:
         if must in taken:
             raise LabError(
-                f"10.{must}.0.0/16 is already in use on this machine (`ip route`); take another --name or other addresses"
+                f"10.{must}.0.0/16 is already in use on this machine (`ip route`): take another --name or addresses"
             )
         return must
     start = int(hashlib.sha256(name.encode()).hexdigest(), 16)
@@ -204,7 +204,7 @@ def place(wanted: Collection[Wanted], octet: int) -> list[Node]:
                 raise LabError(f"two nodes are called {node.name}")
             if other.subnet == node.subnet:
                 raise LabError(
-                    f"{other.name} and {node.name} are in one subnet (10.{octet}.{node.subnet}.0/24); each node has its own"
+                    f"{other.name} and {node.name} are both in 10.{octet}.{node.subnet}.0/24: give each its own"
                 )
         used.add(node.subnet)
         nodes.append(node)

@@ -1,8 +1,8 @@
 """pgha itself in the image: what a node has after its packages were installed, and nothing configured.
 
-Two layers, because they change at different speeds: `deps` is the virtualenv with what pyproject.toml asks for, `code` is
-the wheel of this checkout. The wheels of both come from the host's pip, so that it alone knows how to reach an index;
-they are installed by the node's own Python without a network.
+Two layers, because they change at different speeds: `deps` is the virtualenv with what pyproject.toml asks for, `code`
+is the wheel of this checkout. The wheels of both come from the host's pip, so that it alone knows how to reach an
+index; they are installed by the node's own Python without a network.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def requirements(pyproject: str) -> tuple[list[str], list[str]]:
     found = []
     for table, key in (("project", "dependencies"), ("build-system", "requires")):
         body = re.search(rf"^\[{table}\]$(.*?)(?=^\[|\Z)", pyproject, re.M | re.S)
-        listed = re.search(rf"^{key}\s*=\s*\[(.*?)^?\]\s*$", body[1], re.M | re.S) if body else None
+        listed = re.search(rf"^{key}\s*=\s*\[(.*?)\]\s*$", body[1], re.M | re.S) if body else None
         if listed is None:
             raise LabError(f"pyproject.toml has no list {table}.{key}")
         found.append(re.findall(r"""^\s*["']([^"'\n]+)["']|(?<=,)\s*["']([^"'\n]+)["']""", listed[1], re.M))
@@ -88,7 +88,7 @@ def _pip() -> list[str]:
         if Path(python).exists() and run([*argv, "--version"], check=False).returncode == 0:
             return argv
     raise LabError(
-        "no pip on this machine to fetch pgha's dependencies: run `apt-get install python3-pip`, or `lab up --without-pgha`"
+        "no pip on this machine to fetch pgha's dependencies: `apt-get install python3-pip`, or `lab up --without-pgha`"
     )
 
 
