@@ -1,0 +1,335 @@
+"""FakeSystem: a host made of dicts, on which every action does what the real one would.
+
+Shipped, so that users test their own documents with it. Rules: it starts bare unless told otherwise; it raises on
+anything it was not taught rather than invent an answer; `performed` keeps every action in the order it came.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..common.errors import ActionFailed
+from .action import (
+    Action,
+    Guarded,
+    InstallPackages,
+    IssueCertificate,
+    MakeDirectory,
+    MakeSymlink,
+    PatchPatroni,
+    Remove,
+    Run,
+    RunSql,
+    SetAttributes,
+    Unit,
+    UpgradePackages,
+    WriteFile,
+    rendered,
+)
+from .resources import firewall, packages, postgres, time_sync
+from .resources.firewall import AddedRule
+from .system import CertificateFacts, FileFacts, Output, UnitFacts
+
+YEAR_S = 365 * 86400.0
+_ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
+
+
+@dataclass
+class FakeUfw:
+    enabled: bool = False
+    rules: list[AddedRule] = field(default_factory=list)
+    incoming: str = "deny"
+    outgoing: str = "allow"
+
+
+@dataclass
+class FakeSystem:
+    """`units` holds what systemd knows; a unit in `unmet` has a Condition that is never met.
+
+    `issue` is what the certificate authority puts into a certificate of that name. `patroni_config` is None where no
+    Patroni answers; `server` False where no PostgreSQL does. `checks` answers a query from the statements run so far.
+    `upgrades` are lines as apt-get -s prints them. `confirms` is the master's answer to a guarded change.
+    """
+
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    installed: dict[str, str] = field(default_factory=dict)
+    units: dict[str, UnitFacts] = field(default_factory=dict)
+    unmet: set[str] = field(default_factory=set)
+    certificates: dict[str, CertificateFacts] = field(default_factory=dict)
+    issue: dict[str, CertificateFacts] = field(default_factory=dict)
+    ufw: FakeUfw | None = None
+    upgrades: list[str] = field(default_factory=list)
+    patroni_config: dict[str, Any] | None = None
+    patroni_role: str = "primary"
+    server: bool = False
+    replica: bool = False
+    roles: dict[str, tuple[str, set[str]]] = field(default_factory=dict)
+    statements: list[str] = field(default_factory=list)
+    checks: dict[str, Callable[[list[str]], bool]] = field(default_factory=dict)
+    answers: dict[tuple[str, ...], Output] = field(default_factory=dict)
+    pages: dict[str, tuple[int, str]] = field(default_factory=dict)
+    sockets: dict[tuple[str, str], str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)  # type of action -> why it fails
+    virtual: str = "none"
+    synchronised: bool = True
+    confirms: bool = True
+    clock: float = 1_800_000_000.0
+    performed: list[Action] = field(default_factory=list)
+
+    def file(self, path: str) -> FileFacts:
+        if path == firewall.ENABLED_FILE and self.ufw:
+            return FileFacts("file", f"ENABLED={'yes' if self.ufw.enabled else 'no'}\n", "root", "root", 0o644)
+        if path == firewall.POLICY_FILE and self.ufw:
+            words = {"deny": "DROP", "allow": "ACCEPT", "reject": "REJECT"}
+            text = f'DEFAULT_INPUT_POLICY="{words[self.ufw.incoming]}"\n'
+            text += f'DEFAULT_OUTPUT_POLICY="{words[self.ufw.outgoing]}"\n'
+            return FileFacts("file", text, "root", "root", 0o644)
+        return self.files.get(path, FileFacts())
+
+    def attributes(self, path: str) -> FileFacts:
+        return replace(self.file(path), content=None)
+
+    def certificate(self, cert_path: str, key_path: str, ca_path: str, bundle_path: str = "") -> CertificateFacts:
+        facts = self.certificates.get(cert_path, CertificateFacts())
+        if not facts.found or cert_path not in self.files:
+            return CertificateFacts()
+        return replace(
+            facts,
+            ca_fingerprint=facts.ca_fingerprint if ca_path in self.files else "",
+            key_matches=facts.key_matches and key_path in self.files,
+            bundle_matches=facts.bundle_matches and bundle_path in self.files,
+        )
+
+    def packages(self, names: tuple[str, ...]) -> dict[str, str | None]:
+        return {name: self.installed.get(name) for name in names}
+
+    def unit(self, name: str) -> UnitFacts:
+        return self.units.get(_full(name), UnitFacts())
+
+    def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
+        if argv in self.answers:
+            return self.answers[argv]
+        if argv == firewall.SHOW:
+            return self._show_added()
+        if argv == packages.SIMULATE:
+            return Output(0, "\n".join(self.upgrades))
+        if argv == time_sync.ASK_TIMEDATECTL:
+            return Output(0, f"NTP=yes\nNTPSynchronized={'yes' if self.synchronised else 'no'}\nCanNTP=yes\n")
+        if argv == time_sync.ASK_CHRONY:
+            return Output(0, f"Leap status     : {'Normal' if self.synchronised else 'Not synchronised'}\n")
+        raise AssertionError(f"FakeSystem was not told what {shlex.join(argv)} says; put it into answers")
+
+    def _show_added(self) -> Output:
+        if self.ufw is None:
+            return Output(127, "", "ufw: not found")
+        lines = ["Added user rules (see 'ufw status' for running firewall):"]
+        for rule in self.ufw.rules:
+            comment = f" comment {shlex.quote(rule.comment)}" if rule.comment else ""
+            lines.append("ufw " + " ".join(rule.words) + comment)
+        return Output(0, "\n".join(lines) + "\n")
+
+    def patroni(self, path: str) -> tuple[int, str]:
+        if self.patroni_config is None:
+            return 0, "connection refused"
+        if path == "/patroni":
+            return 200, json.dumps({"role": self.patroni_role, "state": "running"})
+        if path == "/config":
+            return 200, json.dumps(self.patroni_config)
+        raise AssertionError(f"FakeSystem knows no path {path} of Patroni")
+
+    def http(self, url: str, timeout_s: float = 2.0) -> tuple[int, str]:
+        return self.pages.get(url, (0, "connection refused"))
+
+    def unix_socket(self, path: str, text: str, timeout_s: float = 2.0) -> str | None:
+        return self.sockets.get((path, text))
+
+    def names(self, directory: str) -> tuple[str, ...]:
+        inside = (path[len(directory) + 1 :] for path in self.files if path.startswith(directory + "/"))
+        return tuple(sorted({name.split("/")[0] for name in inside}))
+
+    def sql(self, database: str, query: str) -> Output:
+        if not self.server:
+            return Output(2, "", "no server")
+        if query == postgres.IN_RECOVERY:
+            return Output(0, "t\n" if self.replica else "f\n")
+        for role, (verifier, words) in self.roles.items():
+            if query == postgres.role_query(role):
+                limit = next((w.removeprefix(postgres.LIMIT) for w in words if w.startswith(postgres.LIMIT)), "-1")
+                flags = ("t" if word in words else "f" for word in postgres.FLAGS)
+                return Output(0, "\t".join((verifier, limit, *flags)) + "\n")
+        if query in self.checks:
+            return Output(0, "t\n" if self.checks[query](self.statements) else "f\n")
+        return Output(0, "")
+
+    def container(self) -> str:
+        return self.virtual
+
+    def now(self) -> float:
+        return self.clock
+
+    def perform(self, action: Action) -> None:
+        self.performed.append(action)
+        if why := self.broken.get(type(action).__name__):
+            raise ActionFailed(why)
+        match action:
+            case WriteFile() | MakeDirectory() | MakeSymlink() | SetAttributes() | Remove():
+                self._perform_file(action)
+            case InstallPackages():
+                self._install(action.names)
+            case UpgradePackages():
+                self._upgrade(action)
+            case Unit():
+                self._unit(action)
+            case Run():
+                self._run(action.argv)
+            case IssueCertificate():
+                self._issue(action)
+            case PatchPatroni():
+                self._patch(json.loads(action.patch))
+            case RunSql():
+                self._sql(action)
+            case Guarded():
+                self._guarded(action)
+
+    def _perform_file(self, action: WriteFile | MakeDirectory | MakeSymlink | SetAttributes | Remove) -> None:
+        match action:
+            case WriteFile(path, content, owner, group, mode, _, secrets):
+                self.files[path] = FileFacts("file", rendered(content, secrets), owner, group, mode, mtime=self.clock)
+            case MakeDirectory(path, owner, group, mode):
+                self.files[path] = FileFacts("directory", None, owner, group, mode, mtime=self.clock)
+            case MakeSymlink(path, target):
+                self.files[path] = FileFacts("symlink", None, "root", "root", 0o777, target, self.clock)
+            case SetAttributes(path, owner, group, mode):
+                self.files[path] = replace(self.files[path], owner=owner, group=group, mode=mode)
+            case Remove(path, tree):
+                inside = [name for name in self.files if name.startswith(path + "/")]
+                if inside and not tree:
+                    raise ActionFailed(f"{path} is not empty")
+                for name in [path, *inside]:
+                    self.files.pop(name, None)
+
+    def _install(self, names: tuple[str, ...]) -> None:
+        self.installed |= dict.fromkeys(names, "1.0")
+        if "ufw" in names and self.ufw is None:
+            self.ufw = FakeUfw()
+
+    def _upgrade(self, action: UpgradePackages) -> None:
+        done = {package.name for package in packages.upgradable("\n".join(self.upgrades), action.scope, action.hold)}
+        self.upgrades = [line for line in self.upgrades if line.split()[1] not in done]
+        self.files[packages.LISTS_STAMP] = FileFacts("file", "", "root", "root", 0o644, mtime=self.clock)
+
+    def _unit(self, action: Unit) -> None:
+        name = _full(action.name)
+        facts = self.unit(name)
+        if action.verb == "daemon-reload":
+            self.units = {key: replace(unit, needs_daemon_reload=False) for key, unit in self.units.items()}
+            return
+        if action.verb in ("start", "restart") and name in self.unmet:
+            facts = replace(facts, condition_met=False)
+        elif action.verb in ("start", "restart"):
+            if facts.load == "masked":
+                raise ActionFailed(f"{name} is masked")
+            facts = replace(facts, load="loaded", active="active", condition_met=True, started_at=self.clock)
+        elif action.verb == "stop":
+            facts = replace(facts, active="inactive", started_at=0.0)
+        elif action.verb in ("enable", "disable"):
+            facts = replace(facts, enabled=action.verb + "d")
+        elif action.verb == "mask":
+            facts = replace(facts, load="masked", enabled="masked")
+        elif action.verb == "unmask":
+            facts = replace(facts, load="loaded", enabled="disabled")
+        elif action.verb != "reload" or facts.active != "active":
+            raise ActionFailed(f"systemctl {action.verb} {name}: the unit is {facts.active}")
+        self.units[name] = facts
+
+    def _run(self, argv: tuple[str, ...]) -> None:
+        match argv:
+            case ("sysctl", "-qw", setting):
+                name, value = setting.split("=", 1)
+                path = "/proc/sys/" + name.replace(".", "/")
+                self.files[path] = FileFacts("file", value + "\n", "root", "root", 0o644)
+            case ("ufw", *words):
+                self._ufw(tuple(word for word in words if word != "--force"))
+            case ("cp", *_):
+                pass
+            case _:
+                raise AssertionError(f"FakeSystem does not know what {shlex.join(argv)} does")
+
+    def _ufw(self, words: tuple[str, ...]) -> None:
+        if self.ufw is None:
+            raise ActionFailed("ufw is not installed")
+        match words:
+            case ("enable",) | ("disable",):
+                self.ufw.enabled = words[0] == "enable"
+            case ("reload",):
+                pass
+            case ("default", policy, "incoming"):
+                self.ufw.incoming = policy
+            case ("default", policy, "outgoing"):
+                self.ufw.outgoing = policy
+            case ("delete", *rule):
+                self.ufw.rules = [added for added in self.ufw.rules if added.words != tuple(rule)]
+            case ("allow", *_):
+                new = AddedRule(words[:-2], words[-1]) if "comment" in words else AddedRule(words)
+                self.ufw.rules = [added for added in self.ufw.rules if added.opens != new.opens] + [new]
+            case _:
+                raise AssertionError(f"FakeSystem does not know ufw {shlex.join(words)}")
+
+    def _issue(self, action: IssueCertificate) -> None:
+        if action.name not in self.issue:
+            raise ActionFailed(f"the master knows no certificate {action.name}")
+        base = f"{action.directory}/{action.basename}"
+        self.certificates[f"{base}.crt"] = replace(
+            self.issue[action.name], found=True, key_matches=True, bundle_matches=action.bundle
+        )
+        self.files[f"{base}.key"] = FileFacts("file", None, action.owner, action.group, 0o640)
+        self.files[f"{base}.crt"] = FileFacts("file", "certificate", action.owner, action.group, 0o644)
+        if action.bundle:
+            self.files[f"{base}.pem"] = FileFacts("file", None, "root", "root", 0o600)
+
+    def _patch(self, patch: dict[str, Any]) -> None:
+        if self.patroni_config is None:
+            raise ActionFailed("Patroni does not answer: connection refused")
+        _merge(self.patroni_config, patch)
+
+    def _sql(self, action: RunSql) -> None:
+        if not self.server:
+            raise ActionFailed("no PostgreSQL server answers on this host")
+        text = action.statements.reveal()
+        self.statements.append(text)
+        if match := _ROLE.fullmatch(text):
+            role, attributes, verifier = match.groups()
+            old = self.roles.get(role, ("", set()))[1]
+            limit = re.search(rf"{postgres.LIMIT}-?\d+", attributes)
+            words = set(attributes.replace(limit[0], "").split() if limit else attributes.split())
+            words |= {limit[0]} if limit else {word for word in old if word.startswith(postgres.LIMIT)}
+            self.roles[role] = (verifier, words | {w for w in old if w not in words and f"NO{w}" not in words})
+
+    def _guarded(self, action: Guarded) -> None:
+        for step in (*action.prepare, *action.actions):
+            self.perform(step)
+        if not self.confirms:
+            for argv in action.revert:
+                self._run(argv)
+            raise ActionFailed("the master could not be reached after the change; it was put back")
+
+
+def _full(unit: str) -> str:
+    return unit if "." in unit else f"{unit}.service"
+
+
+def _merge(base: dict[str, Any], patch: dict[str, Any]) -> None:
+    for key, value in patch.items():
+        if value is None:
+            base.pop(key, None)
+        elif isinstance(value, dict):
+            if not isinstance(base.get(key), dict):
+                base[key] = {}
+            _merge(base[key], value)
+        else:
+            base[key] = value
