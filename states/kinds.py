@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ..common.errors import UserError
 from .resource import AnyResource
+from .resources.block import Block
 from .resources.certificate import Certificate
 from .resources.files import Absent, Directory, File, Symlink
 from .resources.firewall import Firewall
@@ -26,6 +27,7 @@ from .resources.time_sync import TimeSync
 
 AnyKind = (
     Absent
+    | Block
     | Certificate
     | Directory
     | File
