@@ -145,7 +145,7 @@ class _Parser:
         return self._any_of(token)
 
     def _any_of(self, token: _Token) -> Test:
-        """`a,b,c`; a part without a key has the key of the part before it, so that role:leader,witness means two roles."""
+        """`a,b,c`; a part without a key has the key of the part before it: role:leader,witness means two roles."""
         tests, key, at = [], "", token.at
         for part in token.text.split(","):
             head, colon, value = part.rpartition(":")

@@ -19,7 +19,7 @@ _ROLES = {"primary": "leader", "master": "leader", "promoted": "leader", "demote
 
 def probe(look: Look, *, cluster: bool = True, history: bool = True) -> PatroniSample | None:
     """None when Patroni is not configured here. `cluster` and `history` each cost one more request."""
-    if look.file(CONFIG).kind != "file":
+    if look.attributes(CONFIG).kind != "file":
         return None
     status, body = look.patroni("/patroni")
     if not status:
