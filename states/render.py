@@ -29,6 +29,11 @@ def to_yaml(value: Mapping[str, Yaml]) -> str:
     return "\n".join(_mapping(value)) + "\n"
 
 
+def endpoint(address: str, port: int) -> str:
+    """`10.0.0.1:2379`, `[fd00::1]:2379`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def quoted(secret: Secret) -> Secret:
     """The secret as it stands between the double quotes of a YAML or JSON text."""
     return Secret(json.dumps(secret.reveal(), ensure_ascii=False)[1:-1])

@@ -1,0 +1,138 @@
+"""The ground: packages, updates, time, kernel, names. Replaces the guide's section 2.
+
+Where it differs, and why:
+- What PostgreSQL's packaging would start by itself is told not to before anything is installed.
+- All packages of all documents are one apt transaction: apt's own start is most of the time of a small install.
+- Updates leave the database, etcd and the proxy alone; those move by procedures that know who leads.
+- No `patroni` user and no SSH between nodes: Debian's units run as postgres, and pg_rewind uses a libpq connection.
+- The huge-page unit stands before PostgreSQL, not before D-Bus, and stays away from containers.
+"""
+
+from __future__ import annotations
+
+from ...common.cluster import AptSource, Cluster
+from ...common.errors import UserError
+from ..document import Context
+from ..render import managed
+from ..resource import AnyResource
+from ..resources.block import Block
+from ..resources.files import File
+from ..resources.kernel import Sysctl
+from ..resources.packages import Packages, Upgrade
+from ..resources.service import Service
+from ..resources.time_sync import TimeSync
+from ..software import packages, stack
+
+PACKAGES = "packages:base"
+KEYRING = "/etc/apt/keyrings/pgha-postgresql.asc"
+SOURCES = "/etc/apt/sources.list.d/pgha-postgresql.sources"
+CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
+PGDG = "https://apt.postgresql.org/pub/repos/apt"
+THP_UNIT = "disable-thp.service"
+
+
+def build(context: Context) -> list[AnyResource]:
+    before = [*_apt_source(context), *_no_cluster_by_itself(context)]
+    return [
+        *before,
+        Packages(
+            name="base",
+            names=packages(context.cluster, context.node, context.facts),
+            requires=tuple(resource.id for resource in before),
+        ),
+        *_upgrade(context),
+        *_time(context.cluster),
+        *_kernel(context.cluster),
+        *_huge_pages(context.cluster),
+        _names(context.cluster),
+    ]
+
+
+def _apt_source(context: Context) -> list[AnyResource]:
+    source = context.cluster.postgresql.source
+    if source == "distribution":
+        return []
+    if not context.apt_key:
+        raise UserError("postgresql.source needs its signing key; without it apt would trust nothing from there")
+    if isinstance(source, AptSource):
+        uri, suite, components = source.uri, source.suite, source.components
+    else:
+        uri, suite, components = PGDG, f"{context.facts.os_codename}-pgdg", ("main",)
+    key = File(path=KEYRING, content=context.apt_key)
+    text = (
+        f"{managed(context.cluster.name)}Types: deb\nURIs: {uri}\nSuites: {suite}\n"
+        f"Components: {' '.join(components)}\nSigned-By: {KEYRING}\n"
+    )
+    return [key, File(path=SOURCES, content=text, requires=(key.id,))]
+
+
+def _no_cluster_by_itself(context: Context) -> list[AnyResource]:
+    if not context.node.is_data:
+        return []
+    text = managed(context.cluster.name) + "create_main_cluster = false\n"
+    return [File(path=CREATE_CLUSTER, content=text)]
+
+
+def _upgrade(context: Context) -> list[AnyResource]:
+    scope = context.cluster.system.packages.upgrade
+    if scope == "none":
+        return []
+    hold = stack(context.cluster, context.node, context.facts)
+    return [Upgrade(scope=scope, hold=hold, requires=(PACKAGES,))]
+
+
+def _time(cluster: Cluster) -> list[AnyResource]:
+    time = cluster.system.time
+    if not time.servers:
+        return [TimeSync(service=time.service, requires=(PACKAGES,))]
+    if time.service == "chrony":
+        path = "/etc/chrony/sources.d/pgha.sources"
+        lines = [f"server {server} iburst" for server in time.servers]
+    else:
+        path = "/etc/systemd/timesyncd.conf.d/pgha.conf"
+        lines = ["[Time]", f"NTP={' '.join(time.servers)}"]
+    text = managed(cluster.name) + "\n".join(lines) + "\n"
+    servers = File(path=path, content=text, requires=(PACKAGES,))
+    return [servers, TimeSync(service=time.service, watches=(servers.id,), requires=(PACKAGES,))]
+
+
+def _kernel(cluster: Cluster) -> list[AnyResource]:
+    """Twice: the file for the next boot, the value for now."""
+    values = {name: str(value) for name, value in cluster.system.sysctl.items()}
+    if not values:
+        return []
+    text = managed(cluster.name) + "".join(f"{name} = {value}\n" for name, value in values.items())
+    kept = File(path="/etc/sysctl.d/60-pgha.conf", content=text)
+    return [kept, *(Sysctl(name=name, value=value) for name, value in values.items())]
+
+
+def _huge_pages(cluster: Cluster) -> list[AnyResource]:
+    """PostgreSQL suffers from transparent huge pages, so the unit has run before Patroni starts it."""
+    word = cluster.system.thp
+    if word == "keep":
+        return []
+    base = "/sys/kernel/mm/transparent_hugepage"
+    text = managed(cluster.name) + (
+        "[Unit]\n"
+        f"Description=Set transparent huge pages to {word}\n"
+        "DefaultDependencies=no\n"
+        "After=sysinit.target local-fs.target\n"
+        "Before=patroni.service postgresql.service\n"
+        "ConditionVirtualization=!container\n"
+        f"ConditionPathExists={base}/enabled\n"
+        "\n[Service]\n"
+        "Type=oneshot\n"
+        "RemainAfterExit=yes\n"
+        f'ExecStart=/bin/sh -c "echo {word} > {base}/enabled"\n'
+        f'ExecStart=/bin/sh -c "echo {word} > {base}/defrag"\n'
+        "\n[Install]\n"
+        "WantedBy=multi-user.target\n"
+    )
+    unit = File(path=f"/etc/systemd/system/{THP_UNIT}", content=text)
+    return [unit, Service(unit=THP_UNIT, watches=(unit.id,))]
+
+
+def _names(cluster: Cluster) -> AnyResource:
+    """Every node knows the others by name even when DNS is away; the rest of the file belongs to its owner."""
+    lines = [f"{node.address} {node.name}" for node in cluster.nodes]
+    return Block(path="/etc/hosts", name=f"cluster {cluster.name}", content="\n".join(lines) + "\n")
