@@ -38,7 +38,9 @@ class Decision:
     spend: bool = False
 
 
-def decide(request: Enrol, public_key: bytes, key_text: str, known: Sequence[MinionRow], token: Token | None, now: float) -> Decision:
+def decide(
+    request: Enrol, public_key: bytes, key_text: str, known: Sequence[MinionRow], token: Token | None, now: float
+) -> Decision:
     """What becomes of this key."""
     mine = next((row for row in known if row.public_key == key_text), None)
     if mine is not None and mine.state in ("accepted", "rejected", "revoked"):

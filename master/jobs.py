@@ -1,8 +1,8 @@
 """The one true state of a job, as a table: (state, what arrived) -> state. Pure; the store keeps the states.
 
-    queued -> accepted -> started -> done | failed | unknown | cancelled
-    queued -> refused | expired
-    done and failed win over a cancel that races with them; what is not in the table changes nothing.
+queued -> accepted -> started -> done | failed | unknown | cancelled
+queued -> refused | expired
+done and failed win over a cancel that races with them; what is not in the table changes nothing.
 """
 
 from __future__ import annotations

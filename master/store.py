@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import sqlite3
 import threading
@@ -147,7 +146,9 @@ class Store:
     async def put_minion(self, row: MinionRow) -> None:
         values = (row.name, row.public_key, row.state, row.address, row.machine_id, row.note, row.since, row.seen)
         await self.write(
-            lambda db: db.execute(f"insert or replace into minions ({_MINION}) values (?,?,?,?,?,?,?,?,?)", (*values, row.facts))
+            lambda db: db.execute(
+                f"insert or replace into minions ({_MINION}) values (?,?,?,?,?,?,?,?,?)", (*values, row.facts)
+            )
         )
 
     async def delete_minion(self, public_key: str) -> None:
@@ -162,7 +163,9 @@ class Store:
         await self.write(work)
 
     async def put_token(self, token_id: str, secret: str, name: str, expires: float) -> None:
-        await self.write(lambda db: db.execute("insert into tokens values (?,?,?,?)", (token_id, secret, name, expires)))
+        await self.write(
+            lambda db: db.execute("insert into tokens values (?,?,?,?)", (token_id, secret, name, expires))
+        )
 
     async def token(self, token_id: str) -> tuple[str, str, float] | None:
         """(secret, name it is bound to or "", expiry as Unix time); None when there is none."""
@@ -259,7 +262,9 @@ class Store:
 
     async def lines(self, operation: str) -> list[str]:
         return await self.read(
-            lambda db: [row[0] for row in db.execute("select line from lines where operation=? order by n", (operation,))]
+            lambda db: [
+                row[0] for row in db.execute("select line from lines where operation=? order by n", (operation,))
+            ]
         )
 
     async def operations(self, limit: int) -> list[dict[str, Any]]:
@@ -270,9 +275,7 @@ class Store:
             " (select count(distinct node) from jobs j where j.operation = o.id)"
             " from operations o order by started desc limit ?"
         )
-        return await self.read(
-            lambda db: [dict(zip(names, row, strict=True)) for row in db.execute(query, (limit,))]
-        )
+        return await self.read(lambda db: [dict(zip(names, row, strict=True)) for row in db.execute(query, (limit,))])
 
     async def close_interrupted(self, at: float) -> None:
         """What ran when the master died did not end well; its jobs on the minions may have."""
@@ -318,10 +321,6 @@ class Store:
         return await self.read(
             lambda db: dict(db.execute("select cluster, value from notes where key='definition'").fetchall())
         )
-
-
-def outcome_text(value: dict[str, object]) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _high_water(db: sqlite3.Connection, node: str, epoch: str) -> int:

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import secrets
 import time
-
 from collections.abc import Callable
 
 from ..common.errors import UserError
+from ..common.names import is_node_name
 from ..common.results import Outcome
 from .spawn import stream
 
 TLS = "/etc/pgha/tls"
 PASSFILE = f"{TLS}/probe.pgpass"
+
+# a checked node name and hex digits are all that is filled in
+_WRITE = (
+    "insert into pgha.probe(node, token, at) values ('{node}', '{token}', now()) "
+    "on conflict (node) do update set token=excluded.token, at=excluded.at returning host(inet_server_addr())"
+)
+_READ = (
+    "select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"
+)
 
 
 def write_probe(arguments: tuple[str, ...]) -> Outcome:
@@ -24,12 +33,10 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
     if len(arguments) != 5:
         raise UserError("write_probe takes NODE RW_PORT RO_PORT yes|no TIMEOUT_S")
     node, rw_port, ro_port, read_back, timeout_s = arguments
+    if not is_node_name(node):
+        raise UserError(f"{node!r} is no node name")
     token, deadline = secrets.token_hex(8), time.monotonic() + float(timeout_s)
-    write = (
-        f"insert into pgha.probe(node, token, at) values ('{node}', '{token}', now()) "
-        "on conflict (node) do update set token=excluded.token, at=excluded.at "
-        "returning host(inet_server_addr())"
-    )
+    write = _WRITE.format(node=node, token=token)
     since = time.monotonic()
     code, said = _until(deadline, rw_port, write, lambda text: bool(text.strip()))
     wrote_ms = (time.monotonic() - since) * 1000
@@ -37,7 +44,7 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
         return Outcome(ok=False, exit_code=1, message=f"no write through port {rw_port}: {said}")
     data: dict[str, object] = {"primary": said.strip().splitlines()[0], "write_ms": round(wrote_ms, 1)}
     if read_back == "yes":
-        read = f"select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"  # noqa: S608 - both are made of hex digits and a checked node name
+        read = _READ.format(node=node, token=token)
         code, said = _until(deadline, ro_port, read, lambda text: text.strip().endswith("|t"))
         if code != 0:
             return Outcome(ok=False, exit_code=1, message=f"not read back through port {ro_port}: {said}", data=data)

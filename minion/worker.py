@@ -89,22 +89,21 @@ class Worker:
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        resources = decode(json.loads(job.document))
+        order = json.loads(job.document)
+        resources = decode(order["resources"])
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
-        unchanged: list[str] = []
         for result in converge(
             resources,
             self._system,
             debts,
             dry_run=dry_run,
+            only=order["documents"],
             started=lambda resource: setattr(current, "resource", resource.id),
             cancelled=current.cancelled.is_set,
         ):
             counts[result.status] += 1
-            if result.status is Status.UNCHANGED and not result.reason:
-                unchanged.append(result.resource)
-            else:
+            if result.status is not Status.UNCHANGED or result.reason:
                 self._report(job, result)
         return Outcome(
             ok=counts[Status.FAILED] == 0 and not current.cancelled.is_set(),

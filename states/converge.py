@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,11 +66,15 @@ def converge(
     debts: Debts,
     *,
     dry_run: bool = False,
+    only: Collection[str] | None = None,
     clock: Clock | None = None,
     started: Callable[[AnyResource], None] = lambda resource: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[ResourceResult]:
     """One result per resource, in the order they ran. A cancelled run reports the rest as skipped.
+
+    `only` names the documents to run. The others still take part in what watches what, so that a certificate
+    renewed in one document's turn leaves its debt to the service of another.
 
     Raises UserError before anything is done when the requisites make no order.
     """
@@ -84,6 +88,8 @@ def converge(
     failed: set[str] = set()
     pending: set[str] = set()  # planned in a dry run, so whatever needs it is only expected
     for resource in ordered:
+        if only is not None and resource.document not in only:
+            continue
         since = clock.monotonic()
         needs = {*resource.requires, *resource.watches}
         broken = sorted(needs & failed)

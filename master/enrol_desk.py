@@ -1,0 +1,126 @@
+"""The enrolment port: any key may knock, none gets further. Everything a stranger can reach of a master is here.
+
+Rules: its own context and socket, frames of at most 4 KiB, four queued per peer, a capped list of waiting keys;
+the only message it understands is ENROL, and what it answers is where that key stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..common.bus import Admission, Received, Router
+from ..common.clock import Clock
+from ..common.codec import decode, encode
+from ..common.errors import BusError, PghaError, UserError
+from ..common.keys import KeyPair, fingerprint, public_from_text, public_text
+from ..common.messages import FROM_STRANGER, Enrol, Enrolled
+from .enrolment import Token, decide
+from .store import MinionRow, Store
+
+log = logging.getLogger("pgha.enrolment")
+
+
+class EnrolDesk:
+    def __init__(
+        self, store: Store, keys: KeyPair, address: str, clock: Clock, accepted: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`accepted` is awaited when the accepted keys have changed."""
+        self._store, self._clock, self._accepted = store, clock, accepted
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        admission = Admission(public_text, lambda peer: True)
+        self._router = Router(address, keys, "enrol", admission, self._from_thread, max_frame=4096, queue=4)
+
+    def start(self) -> None:
+        self._router.start()
+
+    def close(self) -> None:
+        self._router.close()
+
+    def _from_thread(self, batch: list[Received]) -> None:
+        self._loop.call_soon_threadsafe(self._spawn, batch)
+
+    def _spawn(self, batch: list[Received]) -> None:
+        task = asyncio.create_task(self._take(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self, batch: list[Received]) -> None:
+        async with self._lock:
+            for received in batch:
+                try:
+                    request = decode(received.frames, FROM_STRANGER)
+                    assert isinstance(request, Enrol)
+                    answer = await self._answer(request, received.peer, received.address)
+                except BusError as error:
+                    log.warning("a stranger at %s sent what it must not: %s", received.address, error)
+                    continue
+                except PghaError as error:
+                    log.error("enrolment of a key from %s: %s", received.address, error)
+                    continue
+                self._router.send(received.peer, received.route, encode(answer))
+
+    async def _answer(self, request: Enrol, key_text: str, address: str) -> Enrolled:
+        now, known = self._clock.now(), await self._store.minions()
+        row = await self._store.token(request.token_id) if request.token_id else None
+        token = Token(request.token_id, *row) if row else None
+        decision = decide(request, public_from_text(key_text), key_text, known, token, now)
+        state, note = decision.state, decision.note
+        if decision.spend and not await self._store.spend_token(request.token_id):
+            state, note = "pending", "its token has been used already"
+        if decision.remember:
+            since = next((r.since for r in known if r.public_key == key_text), now)
+            await self._store.put_minion(
+                MinionRow(request.name, key_text, state, address, request.machine_id, note, since, now, "")
+            )
+            if state == "accepted":
+                log.info("accepted %s by %s", request.name, note)
+                await self._accepted()
+        return Enrolled(state=state, reason=note[:500])
+
+    # ---- what an operator decides
+
+    async def accept(self, name: str, shown: str) -> MinionRow:
+        """Accept the waiting key with that fingerprint, which must be of that name (either may be empty).
+
+        Raises UserError: no such key, several keys under one name, or the name is taken by another key.
+        """
+        row = await self._waiting(name, shown)
+        holder = [r for r in await self._store.minions() if r.name == row.name and r.state == "accepted"]
+        if holder:
+            raise UserError(f"{row.name} is accepted with another key; first: pgha-master keys revoke {row.name}")
+        return await self._set(row, "accepted")
+
+    async def reject(self, name: str, shown: str) -> MinionRow:
+        return await self._set(await self._waiting(name, shown), "rejected")
+
+    async def revoke(self, name: str) -> MinionRow:
+        for row in await self._store.minions():
+            if row.name == name and row.state == "accepted":
+                return await self._set(row, "revoked")
+        raise UserError(f"no accepted key is named {name!r}; see: pgha-master keys list")
+
+    async def _waiting(self, name: str, shown: str) -> MinionRow:
+        rows = [
+            row
+            for row in await self._store.minions()
+            if row.state in ("pending", "conflict", "rejected")
+            and name in ("", row.name)
+            and shown in ("", fingerprint(public_from_text(row.public_key)))
+        ]
+        if not rows:
+            raise UserError(f"no waiting key matches {name or shown!r}; see: pgha-master keys list")
+        if len(rows) > 1:
+            raise UserError(f"{len(rows)} keys are waiting as {name or 'that'}; say which with --fingerprint")
+        return rows[0]
+
+    async def _set(self, row: MinionRow, state: str) -> MinionRow:
+        changed = MinionRow(
+            row.name, row.public_key, state, row.address, row.machine_id, "", self._clock.now(), row.seen, row.facts
+        )
+        await self._store.put_minion(changed)
+        await self._accepted()
+        return changed

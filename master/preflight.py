@@ -1,0 +1,110 @@
+"""What must be right before anything is changed: pure checks over what the nodes told. One sentence per problem."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from ..common.cluster import Cluster, Node
+from ..common.facts import DISTRIBUTION_POSTGRESQL, HostFacts, supported
+from .store import MinionRow
+
+MIN_DISK_BYTES = 2 * 1024**3
+MAX_CLOCK_S = 0.5
+
+SERVICES = {"etcd": "etcd", "postgres": "PostgreSQL", "haproxy": "HAProxy", "patroni": "Patroni"}
+
+
+def keys_and_lines(cluster: Cluster, keys: Sequence[MinionRow], connected: Mapping[str, bool]) -> list[str]:
+    """Every node is accepted and connected."""
+    problems = []
+    for node in cluster.nodes:
+        states = {row.state for row in keys if row.name == node.name}
+        if "accepted" in states:
+            if not connected.get(node.name, False):
+                problems.append(
+                    f"{node.name}: its minion is not connected; on that host: systemctl status pgha-minion"
+                )
+        elif states & {"pending", "conflict"}:
+            problems.append(f"{node.name}: its key waits for you; compare it, then: pgha-master keys accept {node.name}")
+        else:
+            problems.append(
+                f"{node.name}: no minion has enrolled under that name; on that host: pgha-minion enrol --master ADDR "
+                "--fingerprint F (pgha-master keys list shows F)"
+            )
+    return problems
+
+
+def hosts(cluster: Cluster, facts: Mapping[str, HostFacts]) -> list[str]:
+    """Every host is one that pgha knows, is who the definition says, and has room."""
+    problems = []
+    for node in cluster.nodes:
+        known = facts.get(node.name)
+        if known is not None:
+            problems += [f"{node.name}: {text}" for text in _host(cluster, node, known)]
+    seen: dict[str, str] = {}
+    for name, known in facts.items():
+        if known.machine_id in seen:
+            problems.append(
+                f"{name}: has the machine id of {seen[known.machine_id]}; one is a clone. On it: rm /etc/machine-id && "
+                "systemd-machine-id-setup, then reboot"
+            )
+        seen.setdefault(known.machine_id, name)
+    return problems
+
+
+def _host(cluster: Cluster, node: Node, facts: HostFacts) -> list[str]:
+    problems = []
+    if not supported(facts):
+        known = ", ".join(f"{os} {version}" for os, version in DISTRIBUTION_POSTGRESQL)
+        problems.append(f"runs {facts.os_id} {facts.os_version}, which pgha does not support; it supports {known}")
+    elif node.is_data and cluster.postgresql.source == "distribution" and cluster.postgresql.version is not None:
+        offered = DISTRIBUTION_POSTGRESQL[facts.os_id, facts.os_version]
+        if cluster.postgresql.version != offered:
+            problems.append(
+                f"{facts.os_id} {facts.os_version} itself offers PostgreSQL {offered}, not "
+                f"{cluster.postgresql.version}; set postgresql.version: {offered}, or postgresql.source: pgdg"
+            )
+    if node.address not in facts.addresses:
+        local = ", ".join(a for a in facts.addresses if not ipaddress.ip_address(a).is_loopback)
+        problems.append(f"has no address {node.address}; it has {local}: mend nodes.{node.name}.address")
+    if facts.disk_free_bytes < MIN_DISK_BYTES:
+        free = facts.disk_free_bytes // 1024**2
+        problems.append(f"has {free} MiB free under /var/lib, {MIN_DISK_BYTES // 1024**2} are needed")
+    return problems
+
+
+def clocks(offsets_s: Mapping[str, float]) -> list[str]:
+    """`offsets_s`: node's clock minus master's, with the sample's own delay in it, so small ones mean nothing."""
+    return [
+        f"{name}: its clock is {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} the master's; "
+        f"at most {MAX_CLOCK_S} s are allowed. Set the clock, or let a time service do it, and apply again"
+        for name, offset in offsets_s.items()
+        if abs(offset) > MAX_CLOCK_S + (0 if offset > 0 else 2.0)  # a sample is up to 2 s old when it is received
+    ]
+
+
+def ports(cluster: Cluster, node: Node) -> dict[int, str]:
+    """Which port on that node is for whom: number -> process name that may hold it."""
+    wanted: dict[int, str] = {}
+    if node.is_etcd:
+        wanted |= {cluster.etcd.client_port: "etcd", cluster.etcd.peer_port: "etcd"}
+    if node.is_data:
+        wanted |= {cluster.postgresql.port: "postgres", cluster.patroni.restapi.port: "patroni"}
+    if node.is_proxy:
+        wanted |= {
+            cluster.haproxy.rw_port: "haproxy",
+            cluster.haproxy.ro_port: "haproxy",
+            cluster.haproxy.stats.port: "haproxy",
+        }
+    return wanted
+
+
+def taken(node: Node, wanted: Mapping[int, str], listening: Mapping[int, str]) -> list[str]:
+    """`listening`: port -> name of the process that holds it ("" when it is not known)."""
+    return [
+        f"{node.name}: port {port} is for {SERVICES[owner]} but {listening[port] or 'another program'} listens there; "
+        "stop that program, or give another port in the definition"
+        for port, owner in sorted(wanted.items())
+        if port in listening and owner not in listening[port] and not (owner == "patroni" and "python" in listening[port])
+    ]

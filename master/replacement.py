@@ -1,0 +1,43 @@
+"""Which etcd members must be replaced: a member that lost its disk has forgotten its votes and may not come back as it was.
+
+Pure. etcd derives a member's id from its peer URL and the cluster's token, so a member that simply starts again on an
+empty disk joins under its old id; that is never done here. It is removed and added, while the others hold the quorum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..common.cluster import Cluster
+from .observed import ClusterHealth
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """`member_id` is empty when the cluster does not count the node as a member (any more); `via` carries it out."""
+
+    node: str
+    member_id: str
+    peer_url: str
+    via: str
+    added_already: bool = False
+
+
+def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
+    """The next member to replace or add; None when there is none, or no quorum that could decide it."""
+    if health.quorum.healthy < health.quorum.majority or not health.members:
+        return None
+    via = next((n.name for n in health.etcd_nodes if n.fresh and n.etcd in ("leader", "follower")), None)
+    if via is None:
+        return None
+    for node in cluster.etcd_nodes:
+        seen = health.node(node.name)
+        sample = seen.sample.etcd if seen.sample else None
+        if not seen.fresh or (sample is not None and (sample.healthy or sample.data_present)):
+            continue
+        url = f"https://{node.address}:{cluster.etcd.peer_port}"
+        member = next((m for m in health.members if url in m.peer_urls or m.name == node.name), None)
+        if member is None:
+            return Replacement(node.name, "", url, via)
+        return Replacement(node.name, member.id, url, via, added_already=not member.started)
+    return None

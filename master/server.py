@@ -1,0 +1,150 @@
+"""The daemon: wires store, vault, hub, operations and the local socket together, starts and stops them. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from ..common.clock import SystemClock
+from ..common.cluster import Cluster, Node
+from ..common.errors import DefinitionError, HostError, UserError
+from ..common.facts import HostFacts
+from ..common.keys import load_or_create, public_text
+from ..common.notify import notify
+from ..common.paths import Paths
+from ..states import catalog
+from ..states.certificates import certificate
+from ..states.document import Context
+from ..states.resource import AnyResource
+from . import health, inventory
+from .authority import Authority
+from .control import Control
+from .hub import Hub
+from .operations import Operations
+from .setup import curve_key_path, load_settings, master_key_path
+from .store import Store
+from .vault import Vault
+
+log = logging.getLogger("pgha.master")
+
+
+class Master:
+    """All that the verbs need. One per process."""
+
+    def __init__(self, paths: Paths) -> None:
+        """Raises UserError when not initialised, HostError when the store or a key cannot be used."""
+        settings = load_settings(paths)
+        self.paths, self.clock = paths, SystemClock()
+        self.vault = Vault(master_key_path(paths), paths.state / "secrets")
+        self.store = Store(paths.state / "pgha.db")
+        keys = load_or_create(curve_key_path(paths))
+        self.fingerprint = public_text(keys.public)
+        self.listen = f"{settings.listen}:{settings.port}"
+        self.hub = Hub(self.store, keys, settings.listen, settings.port, self.clock, self.sign)
+        self.operations = Operations(self.store, self.clock)
+        self.clusters: dict[str, Cluster] = {}
+        self._authorities: dict[str, Authority] = {}
+        self._judged: dict[str, health.ClusterHealth] = {}
+
+    async def start(self) -> None:
+        await self.store.close_interrupted(self.clock.now())
+        for name, text in (await self.store.definitions()).items():
+            try:
+                self.clusters[name] = inventory.load(f"{name}, as it was applied last", text)[0]
+            except DefinitionError as error:
+                log.error("the definition of %s that was applied last cannot be read any more: %s", name, error)
+        await self.hub.start()
+
+    async def close(self) -> None:
+        await self.operations.close()
+        await self.hub.close()
+        self.store.close()
+
+    # ---- what depends on several of them
+
+    async def remember(self, cluster: Cluster, text: str) -> None:
+        """From now on this is the cluster: what `status` judges by and what nodes may have signed."""
+        await self.store.note(cluster.name, "definition", text)
+        self.clusters[cluster.name] = cluster
+
+    def authority(self, cluster: str) -> Authority:
+        if cluster not in self._authorities:
+            folder = self.paths.state / "ca" / cluster
+            self._authorities[cluster] = Authority(folder, cluster, self.vault.passphrase(f"ca {cluster}"), self.clock)
+        return self._authorities[cluster]
+
+    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]:
+        """All documents of one node, with its secrets. Raises UserError for what cannot be built on that host."""
+        authority = self.authority(cluster.name)
+        context = Context(
+            cluster=cluster,
+            node=node,
+            facts=facts,
+            secrets={name: self.vault.get_or_create(cluster.name, name) for name in catalog.SECRETS},
+            ca_pem=authority.ca_pem,
+            client_ca_pem=authority.client_ca_pem,
+            etcd_joins=f"etcd_joins:{node.name}" in notes,
+            apt_key=_apt_key(cluster),
+        )
+        return catalog.compile(context)
+
+    async def sign(self, node: str, cluster: str, name: str, csr: str) -> str:
+        """The certificate for a node's request, if the definition gives it that one. Raises UserError."""
+        known = self.clusters.get(cluster)
+        if known is None or node not in {n.name for n in known.nodes}:
+            raise UserError(f"{node} is no node of the cluster {cluster}")
+        spec = certificate(known, known.node(node), name)
+        if spec is None:
+            raise UserError(f"{node} may not hold the certificate {name}")
+        return await asyncio.to_thread(self.authority(cluster).sign, csr, spec, known.tls.leaf_days)
+
+    def health(self, cluster: Cluster) -> health.ClusterHealth:
+        """The newest judgement, from the newest samples."""
+        peers = {n.name: self.hub.peers[n.name] for n in cluster.nodes if n.name in self.hub.peers}
+        samples = {name: (peer.sampled, peer.sample) for name, peer in peers.items() if peer.sample is not None}
+        connected = {node.name: self.hub.connected(node.name) for node in cluster.nodes}
+        judged = health.fold(
+            cluster, samples, connected, self.clock.monotonic(), previous=self._judged.get(cluster.name)
+        )
+        self._judged[cluster.name] = judged
+        return judged
+
+
+def _apt_key(cluster: Cluster) -> str:
+    source = cluster.postgresql.source
+    if isinstance(source, str):
+        return ""
+    try:
+        with open(source.key, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"postgresql.source.key: {source.key} cannot be read on the master: {error}") from None
+
+
+def serve(paths: Paths) -> None:
+    """Run until SIGTERM or SIGINT. Raises UserError or HostError when it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    asyncio.run(_serve(paths))
+
+
+async def _serve(paths: Paths) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    control = Control(paths.admin_socket)
+    if await control.taken():
+        raise HostError(f"another pgha-master serves already on {paths.admin_socket}")
+    master = Master(paths)
+    try:
+        await master.start()
+        await control.start(master)
+        log.info("listening on %s, fingerprint %s", master.listen, master.fingerprint)
+        notify("READY=1")
+        await stopping.wait()
+        notify("STOPPING=1")
+    finally:
+        await control.close()
+        await master.close()

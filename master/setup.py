@@ -1,0 +1,97 @@
+"""Make a master out of a host: folders, keys, settings. Run again, it changes nothing."""
+
+from __future__ import annotations
+
+import grp
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from ..common.errors import HostError, UserError
+from ..common.keys import load_or_create, public_text
+from ..common.paths import Paths
+from .vault import create_key
+
+BUS_PORT = 7760
+
+
+class Settings(BaseModel):
+    """/etc/pgha/master.yml. The bus listens on `listen`:`port`, enrolment on the port after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    listen: str = "0.0.0.0"  # noqa: S104 - minions dial in from everywhere; who gets in is decided by key
+    port: int = BUS_PORT
+
+
+def settings_path(paths: Paths) -> Path:
+    return paths.etc / "master.yml"
+
+
+def master_key_path(paths: Paths) -> Path:
+    return paths.etc / "master.key"
+
+
+def curve_key_path(paths: Paths) -> Path:
+    return paths.pki / "master.curve"
+
+
+def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
+    """Create what is missing; `listen` is ADDRESS or ADDRESS:PORT. The master's fingerprint is in the answer.
+
+    Raises UserError for a `listen` that is none, HostError when a folder cannot be made.
+    """
+    settings = _listen(listen) if listen else None
+    try:
+        for folder, mode in ((paths.etc, 0o755), (paths.clusters, 0o750), (paths.pki, 0o700), (paths.state, 0o700)):
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                folder.chmod(mode)
+        created = create_key(master_key_path(paths))
+        keys = load_or_create(curve_key_path(paths))
+        where = settings_path(paths)
+        if settings is not None or not where.exists():
+            settings = settings or Settings()
+            where.write_text(f"listen: {settings.listen}\nport: {settings.port}\n")
+    except OSError as error:
+        raise HostError(f"cannot set up the master: {error}; run as root, or set PGHA_ROOT to a folder of yours") from None
+    settings = load_settings(paths)
+    return {
+        "fingerprint": public_text(keys.public),
+        "listen": f"{settings.listen}:{settings.port}",
+        "clusters": str(paths.clusters),
+        "created": created,
+    }
+
+
+def load_settings(paths: Paths) -> Settings:
+    """Raises UserError when the master has not been initialised or its settings are wrong."""
+    where = settings_path(paths)
+    try:
+        return Settings.model_validate(YAML(typ="safe").load(where.read_text()) or {})
+    except FileNotFoundError:
+        raise UserError(f"{where} is not there; run first: pgha-master init") from None
+    except YAMLError as error:
+        raise UserError(f"{where} is not YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise UserError(f"{where}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
+
+
+def open_socket_to_group(socket: Path, group: str = "pgha") -> None:
+    """0660 for the operators' group where there is one, else for the owner alone."""
+    try:
+        os.chown(socket, -1, grp.getgrnam(group).gr_gid)
+        socket.chmod(0o660)
+    except (KeyError, PermissionError):
+        socket.chmod(0o600)
+
+
+def _listen(text: str) -> Settings:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return Settings(listen=text)
+    if not port.isdigit() or not 0 < int(port) < 65535:
+        raise UserError(f"{text!r} is no address to listen on; expected ADDRESS or ADDRESS:PORT")
+    return Settings(listen=host, port=int(port))

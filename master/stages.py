@@ -1,0 +1,108 @@
+"""The order of a cluster's life as a table: which documents belong together, and what must hold before the next.
+
+The same table serves the bootstrap and every later apply: a stage without changes is passed through its gate at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..common.cluster import Cluster
+from ..common.results import Disruption, Impact, ResourceResult, Status
+from . import gates
+from .gates import Gate
+from .observed import ClusterHealth
+from .waves import waves
+
+LAG_LIMIT = 10 * 1024**2  # bytes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`gate` holds after the stage, at the latest `deadline_s` after its last job; it has a name for people."""
+
+    name: str
+    documents: tuple[str, ...]
+    gate_name: str
+    gate: Gate
+    deadline_s: float
+
+
+def nothing_to_ask(health: ClusterHealth) -> gates.GateResult:
+    return gates.OPEN
+
+
+def _streaming(health: ClusterHealth) -> gates.GateResult:
+    return gates.replicas_streaming(health, LAG_LIMIT)
+
+
+def steady(health: ClusterHealth) -> gates.GateResult:
+    return gates.cluster_steady(health, LAG_LIMIT)
+
+
+LEADER = Stage("patroni: first node", ("patroni",), "a leader runs", gates.leader_running, 180.0)
+
+STAGES = (
+    Stage("base", ("hardening", "pki", "firewall"), "", nothing_to_ask, 0.0),
+    Stage("etcd", ("etcd",), "etcd has a leader and every member is healthy", gates.etcd_healthy, 90.0),
+    Stage(
+        "patroni",
+        ("patroni",),
+        "a leader runs and every replica streams",
+        gates.every(gates.leader_running, _streaming),
+        3600.0,
+    ),
+    Stage("database", ("database",), "", nothing_to_ask, 0.0),
+    Stage(
+        "haproxy",
+        ("haproxy",),
+        "every HAProxy sends writes to the leader and reads to a replica",
+        gates.every(gates.one_writer_up, gates.replica_backend_up),
+        60.0,
+    ),
+)
+
+
+def is_fresh(health: ClusterHealth) -> bool:
+    """Nothing of the cluster runs yet: no etcd answers and nobody leads."""
+    return health.leader == "" and health.quorum.healthy == 0
+
+
+def stage_waves(
+    stage: Stage, cluster: Cluster, nodes: Sequence[str], plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHealth
+) -> list[list[str]]:
+    """The nodes of that stage in waves. Of Patroni without a leader, one data node goes first and makes the cluster."""
+    if stage.name == "patroni" and health.leader == "":
+        founders = [n.name for n in cluster.data_nodes if n.name in nodes]
+        with_data = [n for n in founders if _has_data(health, n)]
+        if with_data:  # somebody here was the leader: etcd knows who, all of them must come up to find out
+            return [list(nodes)]
+        return [founders[:1], [n for n in nodes if n not in founders[:1]]] if len(nodes) > 1 else [list(nodes)]
+    fresh = health.quorum.healthy == 0 if stage.name == "etcd" else is_fresh(health)
+    disruptions = {node: disruptions_of(plans.get(node, ()), stage.documents) for node in nodes}
+    return waves(nodes, disruptions, health, fresh=fresh)
+
+
+def _has_data(health: ClusterHealth, node: str) -> bool:
+    sample = health.node(node).sample
+    return sample is not None and sample.data_directory_present
+
+
+def disruptions_of(results: Sequence[ResourceResult], documents: Sequence[str]) -> list[Disruption]:
+    return [
+        change.disruption
+        for result in results
+        if result.document in documents and result.status is Status.PLANNED
+        for change in result.changes
+        if change.disruption.impact is not Impact.NONE
+    ]
+
+
+def concerned(stage: Stage, plans: Mapping[str, Sequence[ResourceResult]]) -> list[str]:
+    """The nodes on which that stage has something to do, in the plans' order."""
+    return [
+        node
+        for node, results in plans.items()
+        if any(r.document in stage.documents and r.status in (Status.PLANNED, Status.FAILED) for r in results)
+    ]
