@@ -24,7 +24,11 @@ from ..common.errors import UserError
 
 ROLES = ("leader", "replica", "sync", "witness", "data", "etcd", "proxy")
 KEYS = ("role", "region", "cluster")
-_TOKEN = re.compile(r"\s*(?:(?P<paren>[()])|(?P<compare>[A-Za-z_]+\s*(?:[<>]=?|!=|==?)\s*\S*)|(?P<word>[^\s()<>=!]+))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<paren>[()])"
+    r"|(?P<compare>(?!(?:and|or|not)\b)[A-Za-z_]+\s*(?:[<>]=?|!=|==?)\s*\S*)"
+    r"|(?P<word>[^\s()<>=]+))"
+)
 _DEPTH = 50
 
 
