@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,6 +225,15 @@ def mounts(wanted: Callable[[str, str], bool]) -> list[str]:
         if wanted(right.split()[1], where):
             found.append(where)
     return found[::-1]
+
+
+def unmount(where: str) -> None:
+    """Unmounts, at last by detaching it; with it goes the lock file nspawn keeps of every root it ever had."""
+    with suppress(OSError):
+        inode = Path(where).stat()
+        Path(f"/run/systemd/nspawn/locks/inode-{inode.st_dev}:{inode.st_ino}").unlink()
+    if run(["umount", where], check=False).returncode:
+        run(["umount", "--lazy", where])
 
 
 def missing_tools() -> list[str]:

@@ -94,6 +94,7 @@ class Cache:
                 for stale in self.folder.glob(f".making-{kind}-*"):  # of a crash: we hold the lock
                     remove_tree(stale)
                 temp = Path(tempfile.mkdtemp(prefix=f".making-{kind}-", dir=self.folder))
+                temp.chmod(0o755)  # apt gives up root to download
                 try:
                     made = temp / "layer"
                     made.mkdir(mode=0o755)
@@ -209,9 +210,10 @@ def _or_unreachable(action: Callable[[], object], mirror: str) -> None:
         action()
     except LabError as error:
         if _UNREACHABLE.search(str(error)):
+            end = "\n".join(str(error).splitlines()[-6:])
             raise LabError(
                 f"cannot download from {mirror}. Check this machine's network, name server and apt proxy, or name "
-                f"another mirror in PGHA_LAB_MIRROR and PGHA_LAB_SECURITY_MIRROR.\n{error}"
+                f"another mirror in PGHA_LAB_MIRROR and PGHA_LAB_SECURITY_MIRROR.\n{end}"
             ) from None
         raise
 

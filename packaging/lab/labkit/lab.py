@@ -171,8 +171,7 @@ class Lab:
             under = str(self.folder) + "/"
             ours = self.names.prefix + "."
             for where in host.mounts(lambda source, at: source.startswith(ours) or at.startswith(under)):
-                if run(["umount", where], check=False).returncode:
-                    run(["umount", "--lazy", where], check=False)
+                host.unmount(where)
             host.wait_until(lambda: host.remove_cgroup(self.names.prefix), 10)
             for parent in _NSPAWN_RUN:
                 for path in parent.glob(ours + "*"):

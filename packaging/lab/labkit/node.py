@@ -114,7 +114,7 @@ class Machine:
 
     def unmount(self) -> None:
         if self.root.is_mount():
-            run(["umount", str(self.root)])
+            host.unmount(str(self.root))
 
     def erase(self) -> None:
         """Empties the node's own layer: it boots bare again. Only when it is off."""
@@ -281,6 +281,8 @@ class Machine:
 
     def push(self, source: Path, target: str) -> None:
         """Copies a file or folder of the host to the path `target` in the node, owned by root."""
+        if not source.exists():
+            raise LabError(f"there is no {source} to copy")
         folder, _, name = target.rpartition("/")
         import tarfile  # here: every other order is quicker without it
 
