@@ -120,6 +120,8 @@ def _replica(node: NodeView, leading: NodeView, max_lag_bytes: int) -> GateResul
         return Closed(node.missing())
     if not node.streaming:
         return Closed(f"{node.name} is {_doing(node)}, not streaming yet")
+    if node.timeline is None:
+        return Closed(f"the timeline of {node.name} is not known yet")
     if node.timeline != leading.timeline:
         return Closed(f"{node.name} is on timeline {node.timeline}, the leader {leading.name} on {leading.timeline}")
     if node.lag_bytes is None:

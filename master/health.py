@@ -105,8 +105,10 @@ def _leader_since(leader: str, fresh: Samples, previous: ClusterHealth | None) -
 
 
 def _rivals(cluster: Cluster, fresh: Samples, leader: str, seen: float | None) -> tuple[str, ...]:
+    """Only where PostgreSQL runs: Patroni calls a crashed primary a primary until it has demoted it."""
     since = (seen or 0.0) + GRACE_S
-    return tuple(sorted(name for _, received, name in _claims(cluster, fresh) if name != leader and received > since))
+    later = [name for _, received, name in _claims(cluster, fresh) if name != leader and received > since]
+    return tuple(sorted(name for name in later if (p := _patroni(fresh, name)) and p.state == "running"))
 
 
 def _members(cluster: Cluster, fresh: Samples) -> tuple[EtcdMember, ...]:

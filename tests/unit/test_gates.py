@@ -161,6 +161,7 @@ def test_a_second_leader_closes_the_gate() -> None:
         ({"state": "in archive recovery"}, "pg-node2 is in archive recovery, not streaming yet"),
         ({"state": "", "role": ""}, "pg-node2 is down, not streaming yet"),
         ({"timeline": 6}, "pg-node2 is on timeline 6, the leader pg-node1 on 7"),
+        ({"timeline": None}, "the timeline of pg-node2 is not known yet"),
         ({"replayed_bytes": None}, "the lag of pg-node2 is not known yet"),
         ({"replayed_bytes": WAL - MIB - 1}, "pg-node2 lags 1048577 bytes, at most 1048576 are allowed"),
     ],

@@ -123,6 +123,18 @@ def test_two_nodes_that_go_on_saying_they_lead_are_critical_at_every_look() -> N
     assert any("more than one node says it is the leader: pg-node2, pg-node1" in t for t in texts(health, "critical"))
 
 
+def test_a_crashed_old_primary_is_no_second_leader() -> None:
+    fake = FakeCluster()
+    health = fake.health()
+    fake.now += 3
+    promote_node2(fake)
+    health = fake.health(health)
+    fake.later(5)
+    fake.change("pg-node1", "patroni", state="crashed", timeline=None, wal_bytes=None)
+    health = fake.health(health)
+    assert (health.leader, health.rivals) == ("pg-node2", ())
+
+
 def test_since_when_it_leads_comes_from_patronis_history() -> None:
     fake = FakeCluster()
     fake.change("pg-node1", "patroni", leader_since=UNIX - 60)

@@ -57,6 +57,8 @@ CLUSTER = {
 }
 HISTORY = [[6, 25623960, "no recovery target specified", "2026-11-20T09:14:00+00:00", "pg-node1"]]
 
+CRASHED = {"state": "crashed", "role": "primary", "dcs_last_seen": NOW, "patroni": {"version": "4.0.7"}}
+
 METRICS = """\
 # HELP etcd_server_has_leader Whether or not a leader exists. 1 is existence, 0 is not.
 # TYPE etcd_server_has_leader gauge
@@ -212,6 +214,11 @@ def test_a_silent_patroni_is_a_sample_with_an_error() -> None:
     sample = patroni_of(node)
     assert not sample.reachable
     assert sample.error == "Patroni does not answer: connection refused"
+
+
+def test_a_crashed_primary_still_calls_itself_the_leader_without_a_timeline() -> None:
+    sample = patroni.from_own(CRASHED, NOW)
+    assert (sample.role, sample.state, sample.timeline, sample.wal_bytes) == ("leader", "crashed", None, None)
 
 
 def test_an_answer_that_is_no_json_is_an_error_and_no_exception() -> None:
