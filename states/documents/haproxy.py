@@ -5,8 +5,9 @@ The file is the same on all nodes. Where it differs from the guide, and why:
   sends a literal `\\r\\n`, so its request never ends and no server is ever up.
 - `on-marked-down shutdown-sessions`: sessions to a demoted or isolated primary end within seconds, not after an hour.
 - The port for writes takes no connection while more than one server counts as primary. That is so in the first moment
-  after a start, when every server is taken to be up until its first check, and for a second or two of a switchover:
-  a client that is refused tries again, one that lands on a replica stays there.
+  after a start, when every server is taken to be up until its first check, and for a moment of a switchover: a client
+  that is refused tries again, one that lands on a replica stays there. It is no proof of a single primary, which is
+  Patroni's; `target_session_attrs=read-write` in a client closes what is left of the gap.
 - The port for reads reaches replicas only. With none of them up it refuses, so that reads never burden the primary
   without being asked to.
 - A change is a reload: sessions that are open stay open.
@@ -132,7 +133,8 @@ def _stats(cluster: Cluster) -> list[str]:
         "frontend stats",
         "    mode http",
         f"    bind {endpoint(stats.listen, stats.port)}",
-        "    no log",
+        "    option httplog",
+        "    option dontlog-normal",
         "    http-request use-service prometheus-exporter if { path /metrics }",
         "    stats enable",
         "    stats uri /stats",
