@@ -1,0 +1,64 @@
+"""`pgha-master apply`: brings a cluster to its definition and shows it happening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .follow import Follower
+from .options import finish, with_terminal
+from .plan import definition, selection
+from .screen import Look, Terminal, duration, table
+
+if TYPE_CHECKING:
+    from ..progress import End
+
+
+@click.command("apply")
+@click.argument("name", metavar="CLUSTER|FILE")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be repeated.")
+@click.option("--only", multiple=True, metavar="DOCUMENTS", help="Only these state documents: firewall,haproxy")
+@click.option("-y", "--yes", is_flag=True, help="For scripts: answers every question; today apply asks none.")
+@click.option("--detach", is_flag=True, help="Start it and leave.")
+@click.option("--timings", is_flag=True, help="At the end, show how long each step took.")
+@with_terminal
+def command(
+    screen: Terminal,
+    name: str,
+    nodes: tuple[str, ...],
+    only: tuple[str, ...],
+    yes: bool,  # kept so that scripts written today need no change once apply has something to ask
+    detach: bool,
+    timings: bool,
+) -> None:
+    """Bring a cluster to its definition, step by step, each gated by the cluster's own state.
+
+    Running it again is safe: what is done is not done twice. If an apply of this cluster runs already, you follow
+    that one. Ctrl-C detaches and the apply goes on. See before:  pgha-master plan CLUSTER
+    """
+    from .client import request
+
+    arguments = {**definition(screen, name), **selection(nodes, only)}
+    end = Follower(screen).follow(request("apply", arguments), detach)
+    if not screen.as_json:
+        if timings:
+            screen.result(*render_timings(end, screen.look_out))
+        if end.exit == 0 and end.message:
+            screen.result(end.message)
+            screen.progress(f"See:  pgha-master status {end.data.get('cluster', name)}")
+    finish(screen, end)
+
+
+def render_timings(end: End, look: Look) -> list[str]:
+    """A row for each step on each node, the slowest first, and what bounds the whole."""
+    found: Any = end.data.get("timings")  # Any: JSON as the daemon sent it
+    rows: Sequence[Any] = found if isinstance(found, list) else []
+    ordered = sorted(rows, key=lambda row: -float(row.get("seconds", 0)))
+    lines = [
+        (str(r.get("step", "-")), str(r.get("node") or "all"), duration(float(r.get("seconds", 0)))) for r in ordered
+    ]
+    shown = table(("STEP", "NODE", "TIME"), lines, look.width)
+    critical = end.data.get("critical_path_s")
+    return [*shown, f"Critical path: {duration(critical)}", ""] if isinstance(critical, (int, float)) else [*shown, ""]

@@ -1,0 +1,104 @@
+"""A plan for a person: what would change on each node, what it costs, in which order. Pure: a plan in, lines out.
+
+Nodes with the same changes are shown once. `+` is new, `~` is changed, `-` is removed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from .screen import Look
+
+if TYPE_CHECKING:
+    from ...common.results import ChangeView, ResourceResult
+    from ..progress import NodePlan, Plan
+
+_STYLE = {"+": "green", "~": "yellow", "-": "red"}
+MAX_DIFF_LINES = 40
+
+
+def render_plan(plan: Plan, look: Look, whole_diffs: bool = False) -> list[str]:
+    """The plan as lines, without the hint at what to do next. Long diffs are cut unless `whole_diffs`."""
+    counts = f"{len(plan.nodes)} node{'' if len(plan.nodes) == 1 else 's'}"
+    lines = [f"Cluster {look.paint(plan.cluster, 'bold')}   definition {plan.definition}   {counts}", ""]
+    shown: dict[tuple[object, ...], str] = {}
+    for node in plan.nodes:
+        lines += _node(node, shown, look, whole_diffs)
+    lines += _wrapped("Order", " -> ".join(plan.order)) if plan.order else []
+    for index, sentence in enumerate(plan.impact):
+        lines.append(f"{'Impact' if index == 0 else '':<9}{sentence}")
+    lines += [""] if plan.order or plan.impact else []
+    removed = [(node.node, result) for node in plan.nodes for result, change in node.changes if sign(change) == "-"]
+    for name, result in dict.fromkeys((name, result.resource) for name, result in removed):
+        lines.append(look.paint(f"removes  {name}  {result}", "red"))
+    return [*lines, look.paint(summary(plan), "bold")]
+
+
+def summary(plan: Plan) -> str:
+    """`Plan: 7 to change, 412 unchanged.` with what failed to be planned."""
+    failed = sum(result.status == "failed" for node in plan.nodes for result in node.results)
+    unchanged = sum(node.unchanged for node in plan.nodes)
+    told = f", {failed} could not be looked at" if failed else ""
+    return f"Plan: {plan.change_count} to change, {unchanged} unchanged{told}."
+
+
+def sign(change: ChangeView) -> str:
+    """`+` for what was not there, `-` for what goes, `~` for the rest."""
+    if change.diff:
+        first = change.diff.splitlines()[:2]
+        if first and first[0].startswith("--- /dev/null"):
+            return "+"
+        return "-" if len(first) > 1 and first[1].startswith("+++ /dev/null") else "~"
+    nothing = ("", "absent", "missing", "none")
+    if change.before.lower() in nothing and change.after.lower() not in nothing:
+        return "+"
+    return "-" if change.after.lower() == "absent" else "~"
+
+
+def _node(node: NodePlan, shown: dict[tuple[object, ...], str], look: Look, whole_diffs: bool) -> list[str]:
+    others = [result for result in node.results if result.status in ("failed", "skipped")]
+    count = len(node.changes)
+    told = f"{count} change{'' if count == 1 else 's'}" if count else "no change"
+    name = f"{node.node}  ({node.role})" if node.role else node.node
+    head = look.paint(name, "bold") + " " * max(48 - len(name), 2)
+    signature = _signature(node)
+    if signature in shown and (count or others):
+        return [f"{head}{told}, same as {shown[signature]}", ""]
+    shown.setdefault(signature, node.node)
+    lines = [f"{head}{told}"]
+    for result, change in node.changes:
+        lines += _change(result, change, look, whole_diffs)
+    for result in others:
+        style = "red" if result.status == "failed" else "dim"
+        lines.append("  " + look.paint(f"! {result.status.value:<8} {result.resource}  {result.reason}", style))
+    return [*lines, ""]
+
+
+def _signature(node: NodePlan) -> tuple[object, ...]:
+    return tuple((result.resource, result.status, result.reason, result.changes) for result in node.results)
+
+
+def _change(result: ResourceResult, change: ChangeView, look: Look, whole_diffs: bool) -> list[str]:
+    mark = sign(change)
+    kind, _, key = result.resource.partition(":")
+    told = f"{change.what}  " if change.what and change.what != key else ""
+    values = "" if change.diff else f"{change.before} -> {change.after}" if change.before else change.after
+    impact = "" if change.disruption.impact == "none" else look.paint(str(change.disruption), "yellow")
+    guess = "(expected)" if result.expected else ""
+    text = "  ".join(part for part in (f"{kind:<9}{key}", f"{told}{values}".strip(), impact, guess) if part)
+    return [f"  {look.paint(mark, _STYLE[mark])} {text}", *_diff(change.diff, look, whole_diffs)]
+
+
+def _diff(diff: str, look: Look, whole: bool) -> list[str]:
+    lines = [line for line in diff.splitlines() if not line.startswith(("--- ", "+++ "))]
+    kept = lines if whole else lines[:MAX_DIFF_LINES]
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    shown = [f"      {look.paint(line, styles.get(line[:1], ''))}" for line in kept]
+    if len(kept) < len(lines):
+        shown.append(f"      ... {len(lines) - len(kept)} more lines: add -v")
+    return shown
+
+
+def _wrapped(label: str, text: str, width: int = 100) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=f"{label:<9}", subsequent_indent=" " * 9)
