@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import zmq
 import zmq.asyncio
@@ -25,6 +25,8 @@ from .errors import BusError
 from .keys import KeyPair, new_key_pair
 
 log = logging.getLogger("pgha.bus")
+
+S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
 
 MAX_FRAME = 512 * 1024
 _BATCH = 500
@@ -207,7 +209,7 @@ class Router:
             return
         before = self.rejected
         context = zmq.Context()
-        dealer = _dealer(context, self._keys.public, stranger)
+        dealer = _ready(context.socket(zmq.DEALER), self._keys.public, stranger)
         try:
             host = self._address.rsplit(":", 1)[0].replace("*", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
             dealer.connect(f"{host}:{self.port}")
@@ -228,7 +230,7 @@ class Dialer:
     def __init__(self, address: str, server: bytes, keys: KeyPair) -> None:
         """`address` is host:port, `server` the master's public key."""
         self._context = zmq.asyncio.Context()
-        self._socket = _dealer(self._context, server, keys)
+        self._socket = _ready(self._context.socket(zmq.DEALER), server, keys)
         self._socket.connect(f"tcp://{address}")
 
     async def receive(self, timeout_s: float) -> list[bytes] | None:
@@ -265,8 +267,7 @@ def _common_options(socket: zmq.Socket[bytes] | zmq.asyncio.Socket) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
 
 
-def _dealer(context: zmq.Context[zmq.Socket[bytes]], server: bytes, keys: KeyPair) -> zmq.asyncio.Socket:
-    dealer = context.socket(zmq.DEALER)
+def _ready(dealer: S, server: bytes, keys: KeyPair) -> S:
     _common_options(dealer)
     dealer.setsockopt(zmq.IMMEDIATE, 1)
     dealer.setsockopt(zmq.SNDHWM, 64)
@@ -277,4 +278,4 @@ def _dealer(context: zmq.Context[zmq.Socket[bytes]], server: bytes, keys: KeyPai
     dealer.curve_serverkey = server
     dealer.curve_secretkey = keys.private
     dealer.curve_publickey = keys.public
-    return dealer  # type: ignore[return-value]
+    return dealer

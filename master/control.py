@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..common.errors import PghaError, UserError
-from .progress import End
 from .operations import exit_code
+from .progress import End
 from .setup import open_socket_to_group
 
 if TYPE_CHECKING:

@@ -47,7 +47,10 @@ def decide(
         return Decision(_verdict(mine.state), mine.note)
     holder = next((row for row in known if row.name == request.name and row.state == "accepted"), None)
     if holder is not None:
-        note = f"{request.name} is known with another key; if this host was set up anew: pgha-master keys revoke {request.name}"
+        note = (
+            f"{request.name} is known with another key; "
+            f"if this host was set up anew: pgha-master keys revoke {request.name}"
+        )
         return Decision("conflict", note, remember=True)
     if token is not None and _proves(request, public_key, token, now):
         return Decision("accepted", f"token {token.id}", remember=True, spend=True)

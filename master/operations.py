@@ -51,7 +51,12 @@ class Operations:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(
-        self, what: str, cluster: str, who: str, work: Callable[[Operation], Awaitable[End]], nodes: tuple[str, ...] = ()
+        self,
+        what: str,
+        cluster: str,
+        who: str,
+        work: Callable[[Operation], Awaitable[End]],
+        nodes: tuple[str, ...] = (),
     ) -> Operation:
         """Begin; `work` goes on whoever follows or leaves. Its error becomes the last line."""
         operation = Operation(new_job_id(), what, cluster, self._clock)
@@ -71,8 +76,9 @@ class Operations:
         """All lines from the first on, as they come; the last is the End."""
         sent = 0
         while True:
-            async with operation.news:
-                await operation.news.wait_for(lambda: len(operation.lines) > sent)
+            while len(operation.lines) <= sent:
+                async with operation.news:
+                    await operation.news.wait()
             for line in operation.lines[sent:]:
                 sent += 1
                 yield line.model_copy(update={"joined": True}) if joined and isinstance(line, Started) else line

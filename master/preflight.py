@@ -22,11 +22,11 @@ def keys_and_lines(cluster: Cluster, keys: Sequence[MinionRow], connected: Mappi
         states = {row.state for row in keys if row.name == node.name}
         if "accepted" in states:
             if not connected.get(node.name, False):
-                problems.append(
-                    f"{node.name}: its minion is not connected; on that host: systemctl status pgha-minion"
-                )
+                problems.append(f"{node.name}: its minion is not connected; on that host: systemctl status pgha-minion")
         elif states & {"pending", "conflict"}:
-            problems.append(f"{node.name}: its key waits for you; compare it, then: pgha-master keys accept {node.name}")
+            problems.append(
+                f"{node.name}: its key waits for you; compare it, then: pgha-master keys accept {node.name}"
+            )
         else:
             problems.append(
                 f"{node.name}: no minion has enrolled under that name; on that host: pgha-minion enrol --master ADDR "
@@ -106,5 +106,7 @@ def taken(node: Node, wanted: Mapping[int, str], listening: Mapping[int, str]) -
         f"{node.name}: port {port} is for {SERVICES[owner]} but {listening[port] or 'another program'} listens there; "
         "stop that program, or give another port in the definition"
         for port, owner in sorted(wanted.items())
-        if port in listening and owner not in listening[port] and not (owner == "patroni" and "python" in listening[port])
+        if port in listening
+        and owner not in listening[port]
+        and not (owner == "patroni" and "python" in listening[port])
     ]

@@ -1,4 +1,4 @@
-"""Which etcd members must be replaced: a member that lost its disk has forgotten its votes and may not come back as it was.
+"""Which etcd members must be replaced: one that lost its disk has forgotten its votes, and may not come back as it was.
 
 Pure. etcd derives a member's id from its peer URL and the cluster's token, so a member that simply starts again on an
 empty disk joins under its old id; that is never done here. It is removed and added, while the others hold the quorum.

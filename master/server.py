@@ -1,4 +1,4 @@
-"""The daemon: wires store, vault, hub, operations and the local socket together, starts and stops them. Decides nothing."""
+"""The daemon: wires store, vault, hub, operations and the local socket together. Decides nothing."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ..common.errors import HostError, UserError
 from ..common.keys import load_or_create, public_text
@@ -55,7 +56,9 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
             settings = settings or Settings()
             where.write_text(f"listen: {settings.listen}\nport: {settings.port}\n")
     except OSError as error:
-        raise HostError(f"cannot set up the master: {error}; run as root, or set PGHA_ROOT to a folder of yours") from None
+        raise HostError(
+            f"cannot set up the master: {error}; run as root, or set PGHA_ROOT to a folder of yours"
+        ) from None
     settings = load_settings(paths)
     return {
         "fingerprint": public_text(keys.public),

@@ -70,7 +70,11 @@ def is_fresh(health: ClusterHealth) -> bool:
 
 
 def stage_waves(
-    stage: Stage, cluster: Cluster, nodes: Sequence[str], plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHealth
+    stage: Stage,
+    cluster: Cluster,
+    nodes: Sequence[str],
+    plans: Mapping[str, Sequence[ResourceResult]],
+    health: ClusterHealth,
 ) -> list[list[str]]:
     """The nodes of that stage in waves. Of Patroni without a leader, one data node goes first and makes the cluster."""
     if stage.name == "patroni" and health.leader == "":

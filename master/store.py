@@ -29,7 +29,8 @@ create table if not exists minions (
     machine_id text not null default '', note text not null default '', since real not null, seen real not null,
     facts text not null default '');
 create unique index if not exists minions_accepted on minions (name) where state = 'accepted';
-create table if not exists tokens (id text primary key, secret text not null, name text not null, expires real not null);
+create table if not exists tokens (
+    id text primary key, secret text not null, name text not null, expires real not null);
 create table if not exists streams (node text not null, epoch text not null, hw integer not null,
     primary key (node, epoch));
 create table if not exists jobs (
@@ -63,7 +64,11 @@ class MinionRow:
     facts: str
 
 
-_MINION = "name, public_key, state, address, machine_id, note, since, seen, facts"
+_MINIONS = """
+select name, public_key, state, address, machine_id, note, since, seen, facts from minions order by name, since"""
+_PUT_MINION = """
+insert or replace into minions (name, public_key, state, address, machine_id, note, since, seen, facts)
+values (?,?,?,?,?,?,?,?,?)"""
 
 
 class Store:
@@ -139,17 +144,11 @@ class Store:
     # ---- minions and tokens
 
     async def minions(self) -> list[MinionRow]:
-        return await self.read(
-            lambda db: [MinionRow(*row) for row in db.execute(f"select {_MINION} from minions order by name, since")]
-        )
+        return await self.read(lambda db: [MinionRow(*row) for row in db.execute(_MINIONS)])
 
     async def put_minion(self, row: MinionRow) -> None:
         values = (row.name, row.public_key, row.state, row.address, row.machine_id, row.note, row.since, row.seen)
-        await self.write(
-            lambda db: db.execute(
-                f"insert or replace into minions ({_MINION}) values (?,?,?,?,?,?,?,?,?)", (*values, row.facts)
-            )
-        )
+        await self.write(lambda db: db.execute(_PUT_MINION, (*values, row.facts)))
 
     async def delete_minion(self, public_key: str) -> None:
         await self.write(lambda db: db.execute("delete from minions where public_key=?", (public_key,)))

@@ -18,6 +18,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import __version__
 from ..common.bus import Dialer
@@ -182,8 +183,9 @@ class Agent:
     async def _serve(self, line: _Line) -> None:
         self._line = line
         self._news.set()
-        tasks = [asyncio.create_task(job) for job in (self._listen(line), self._report(line), self._beat(line))]
-        tasks += [asyncio.create_task(event.wait()) for event in (self._reconnect, self._stopping)]
+        ends = (self._reconnect.wait(), self._stopping.wait())
+        works = (self._listen(line), self._report(line), self._beat(line))
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work) for work in (*works, *ends)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -263,9 +265,7 @@ class Agent:
 
     async def _beat(self, line: _Line) -> None:
         while True:
-            await line.dialer.send(
-                encode(Ping(mono_ms=int(time.monotonic() * 1000), running=self.worker.running()))
-            )
+            await line.dialer.send(encode(Ping(mono_ms=int(time.monotonic() * 1000), running=self.worker.running())))
             await asyncio.sleep(PING_S)
 
     async def _sample(self) -> None:

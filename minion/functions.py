@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..common.errors import UserError
 from ..common.results import Outcome
 from ..states.system import System
+from .preflight import listening, mirror
 from .probe_write import write_probe
 from .spawn import stream
 from .survey import survey
@@ -65,6 +66,11 @@ def _ask(system: System, output: Emit, argv: tuple[str, ...]) -> Outcome:
     return Outcome(ok=answer.rc == 0, exit_code=answer.rc)
 
 
+def _preflight(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
+    """What a node can tell before anything is changed on it: who listens where, and whether packages can be had."""
+    return Outcome(ok=True, exit_code=0, data={"listening": listening(), "mirror": mirror(system)})
+
+
 def _service_status(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
     if len(request.arguments) != 1:
         raise UserError("service.status takes one unit, such as: run '*' service.status patroni")
@@ -92,11 +98,12 @@ def _etcd_health(request: Call, system: System, output: Emit, cancelled: Cancell
 def _etcd_replace(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
     """Remove a member that lost its disk and add its name anew, as etcd asks for it: never under the old id."""
     if len(request.arguments) != 3:
-        raise UserError("etcd.replace takes MEMBER_ID NAME PEER_URL")
+        raise UserError("etcd.replace takes MEMBER_ID NAME PEER_URL; MEMBER_ID is - when there is nothing to remove")
     member, name, peer_url = request.arguments
-    removed = _ask(system, output, (*ETCDCTL, "member", "remove", member))
-    if not removed.ok:
-        return removed
+    if member != "-":
+        removed = _ask(system, output, (*ETCDCTL, "member", "remove", member))
+        if not removed.ok:
+            return removed
     return _ask(system, output, (*ETCDCTL, "member", "add", name, f"--peer-urls={peer_url}"))
 
 
@@ -114,6 +121,7 @@ ETCDCTL = (
 
 FUNCTIONS: dict[str, Function] = {
     "ping": _ping,
+    "preflight": _preflight,
     "facts": _facts,
     "cmd": _cmd,
     "service.status": _service_status,

@@ -23,9 +23,7 @@ _WRITE = (
     "insert into pgha.probe(node, token, at) values ('{node}', '{token}', now()) "
     "on conflict (node) do update set token=excluded.token, at=excluded.at returning host(inet_server_addr())"
 )
-_READ = (
-    "select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"
-)
+_READ = "select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"
 
 
 def write_probe(arguments: tuple[str, ...]) -> Outcome:

@@ -1,0 +1,77 @@
+"""plan, apply, status: what is asked of a cluster as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ...common.errors import UserError
+from .. import inventory
+from ..control import Arguments, Request
+from ..health import view
+from ..operations import Operation
+from ..progress import End, Note
+from ..rollout import Rollout
+from ..server import Master
+
+
+class Definition(Arguments):
+    """`text` is the definition as the CLI read it, `path` where from: for errors only."""
+
+    path: str
+    text: str
+    nodes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+class Status(Arguments):
+    cluster: str = ""
+
+
+async def plan(master: Master, request: Request) -> AsyncIterator[Any]:
+    async for line in _start(master, request, "plan"):
+        yield line
+
+
+async def apply(master: Master, request: Request) -> AsyncIterator[Any]:
+    async for line in _start(master, request, "apply"):
+        yield line
+
+
+async def _start(master: Master, request: Request, what: str) -> AsyncIterator[Any]:
+    wanted = request.read(Definition)
+    cluster, warnings = inventory.load(wanted.path, wanted.text)
+    running = master.operations.changing(cluster.name)
+    if running is not None and what == "apply":
+        async for line in master.operations.follow(running, joined=True):
+            yield line
+        return
+
+    async def work(operation: Operation) -> End:
+        for warning in warnings:
+            await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
+        digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
+        rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only)
+        return await (rollout.plan() if what == "plan" else rollout.apply())
+
+    nodes = tuple(node.name for node in cluster.nodes)
+    operation = await master.operations.start(f"{what} {cluster.name}", cluster.name, request.who, work, nodes)
+    async for line in master.operations.follow(operation):
+        yield line
+
+
+async def status(master: Master, request: Request) -> AsyncIterator[Any]:
+    wanted = request.read(Status).cluster
+    if wanted and wanted not in master.clusters:
+        known = ", ".join(sorted(master.clusters)) or "none yet"
+        raise UserError(f"no cluster {wanted!r} has been applied by this master; applied: {known}")
+    if wanted:
+        yield End(data=_view(master, wanted))
+    else:
+        yield End(data={"clusters": [_view(master, name) for name in sorted(master.clusters)]})
+
+
+def _view(master: Master, name: str) -> dict[str, Any]:
+    running = master.operations.changing(name)
+    return {**view(master.health(master.clusters[name])), "applying": running.id if running else None}

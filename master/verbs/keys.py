@@ -1,0 +1,76 @@
+"""keys list | accept | reject | revoke | token."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ...common.keys import fingerprint, public_from_text
+from ..control import Arguments, Request
+from ..progress import End
+from ..server import Master
+
+
+class Key(Arguments):
+    name: str = ""
+    fingerprint: str = ""
+
+
+class Token(Arguments):
+    name: str = ""
+    ttl_s: float = 3600.0
+
+
+async def list_keys(master: Master, request: Request) -> AsyncIterator[Any]:
+    now = master.clock.now()
+    keys = []
+    for row in await master.store.minions():
+        peer = master.hub.peers.get(row.name) if row.state == "accepted" else None
+        seen = master.clock.monotonic() - peer.heard if peer and peer.heard > 0 else now - row.seen
+        keys.append(
+            {
+                "name": row.name,
+                "state": row.state,
+                "fingerprint": fingerprint(public_from_text(row.public_key)),
+                "seen_s": round(seen, 1),
+                "address": row.address,
+                "since": row.since,
+                "note": row.note,
+            }
+        )
+    yield End(data={"master_fingerprint": master.fingerprint, "keys": keys})
+
+
+async def accept(master: Master, request: Request) -> AsyncIterator[Any]:
+    wanted = request.read(Key)
+    row = await master.hub.enrolment.accept(wanted.name, wanted.fingerprint)
+    yield _decided(row.name, row.public_key, "accepted")
+
+
+async def reject(master: Master, request: Request) -> AsyncIterator[Any]:
+    wanted = request.read(Key)
+    row = await master.hub.enrolment.reject(wanted.name, wanted.fingerprint)
+    yield _decided(row.name, row.public_key, "rejected")
+
+
+async def revoke(master: Master, request: Request) -> AsyncIterator[Any]:
+    row = await master.hub.enrolment.revoke(request.read(Key).name)
+    yield _decided(row.name, row.public_key, "revoked")
+
+
+async def token(master: Master, request: Request) -> AsyncIterator[Any]:
+    """A token that one new minion may use once instead of being accepted by hand."""
+    wanted = request.read(Token)
+    identity, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    await master.store.put_token(identity, secret, wanted.name, master.clock.now() + wanted.ttl_s)
+    port = master.listen.rsplit(":", 1)[1]
+    command = (
+        f"pgha-minion enrol --master ADDRESS:{port} --fingerprint {master.fingerprint} --token {identity}.{secret}"
+    )
+    yield End(data={"token": f"{identity}.{secret}", "command": command, "name": wanted.name, "ttl_s": wanted.ttl_s})
+
+
+def _decided(name: str, key: str, state: str) -> End:
+    shown = fingerprint(public_from_text(key))
+    return End(message=f"{name} {state}", data={"name": name, "fingerprint": shown, "state": state})
