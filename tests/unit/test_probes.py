@@ -281,6 +281,11 @@ def test_a_server_on_its_way_down_still_gets_connections_and_one_on_its_way_up_d
     assert [b.up for b in haproxy.from_stats(answer).backends] == [True, False]
 
 
+def test_a_server_without_a_check_gets_connections_and_one_in_maintenance_does_not() -> None:
+    answer = "# pxname,svname,status,check_status,\npg_primary_nodes,a,no check,,\npg_primary_nodes,b,MAINT,,\n"
+    assert [b.up for b in haproxy.from_stats(answer).backends] == [True, False]
+
+
 def test_the_distributions_own_haproxy_is_not_ours() -> None:
     node = FakeSystem(files={haproxy.CONFIG: FileFacts("file", "global\n  daemon\n")})
     assert haproxy.probe(node) is None

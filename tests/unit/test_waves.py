@@ -82,6 +82,13 @@ def test_a_node_of_which_nothing_is_known_might_lead_and_comes_after_those_that_
     assert waves(NODES, impacts, fake.health()) == [["witness-node"], ["pg-node2"], ["pg-node1"]]
 
 
+def test_even_a_silent_replica_comes_before_the_known_leader() -> None:
+    fake = five_nodes()
+    fake.silence("node3", 60)
+    impacts = {name: [RESTART_PATRONI] for name in ("node1", "node2", "node3")}
+    assert waves(list(impacts), impacts, fake.health()) == [["node2"], ["node3"], ["node1"]]
+
+
 def test_a_reboot_disturbs_whatever_unit_it_is_for() -> None:
     impacts = {name: [Disruption(impact=Impact.REBOOT)] for name in NODES}
     assert len(waves(NODES, impacts, FakeCluster().health())) == 3
