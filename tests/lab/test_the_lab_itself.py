@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class Lab:
         self.environment = {**os.environ, "PGHA_LAB": name, "PGHA_LAB_DIR": str(folder)}
 
     def lab(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        argv = [str(DOOR), *words]
+        argv = [sys.executable, str(DOOR), *words]
         return subprocess.run(argv, input=stdin, text=True, capture_output=True, env=self.environment, timeout=240)
 
     def do(self, *words: str) -> str:
@@ -48,7 +49,7 @@ class Lab:
         return self.do("exec", node, "--", *argv).strip()
 
     def background(self, *words: str) -> "subprocess.Popen[str]":
-        argv = [str(DOOR), *words]
+        argv = [sys.executable, str(DOOR), *words]
         return subprocess.Popen(
             argv, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -319,6 +320,16 @@ def test_a_node_that_was_stopped_is_silent_and_starts_again(whole: Lab) -> None:
     whole.do("kill", "pg-node2")
     whole.do("start", "pg-node2")
     assert reaches(whole, "pg-node1", whole.address("pg-node2"))
+
+
+def test_the_plug_can_be_pulled_in_the_middle_of_a_boot(whole: Lab) -> None:
+    whole.do("kill", "witness-node")
+    start = whole.background("start", "witness-node")
+    assert eventually(lambda: whole.nodes()["witness-node"]["power"] == "on")
+    whole.do("kill", "witness-node")
+    start.wait(timeout=30)
+    assert whole.nodes()["witness-node"]["state"] == "down"
+    assert not reaches(whole, "pg-node1", whole.address("witness-node"))
 
 
 def test_a_partition_holds_through_a_reboot_until_it_is_healed(whole: Lab) -> None:

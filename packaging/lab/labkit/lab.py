@@ -3,7 +3,8 @@
 Rules kept here:
 1. lab.json is written before anything is made, and removed after everything is gone. `down` does not need it: all that
    belongs to a lab bears its name.
-2. One `up`, `down`, `snapshot` or `restore` at a time per lab; orders to nodes run beside each other, one per node.
+2. One `up`, `down`, `snapshot` or `restore` at a time per lab. The power of a node is switched by one order at a time,
+   but no order holds it while it waits for a boot or a shutdown: that is when the plug is pulled in life, too.
 3. Every order may be given twice. To start what runs, or kill what is dead, is done already and no error.
 """
 
@@ -129,8 +130,8 @@ class Lab:
             off = [machine for machine in self.machines() if not machine.is_on()]
             if not off:
                 self.say(f"lab {self.name} is already up")
-            self._boot(off)
-            self._each(self.machines(), lambda machine: machine.wait_booted())
+            self._each(off, Machine.power_on)
+        self._wait_booted(self.machines())
 
     def _found(self, wanted: Sequence[Wanted], with_pgha: bool) -> Built:
         """Decides addresses and image, and writes them down."""
@@ -185,29 +186,27 @@ class Lab:
 
     def start(self, names: Sequence[str]) -> None:
         with self._beside(names):
-            self._boot([machine for machine in self.machines(names) if not machine.is_on()])
-            self._each(self.machines(names), lambda machine: machine.wait_booted())
+            self._each([machine for machine in self.machines(names) if not machine.is_on()], Machine.power_on)
+        self._wait_booted(self.machines(names))
 
     def stop(self, names: Sequence[str]) -> None:
-        with self._beside(names):
-            self._each(self.machines(names), Machine.stop)
+        self._each(self.machines(names), Machine.stop)
 
     def kill(self, names: Sequence[str]) -> None:
         with self._beside(names):
             self._each(self.machines(names), Machine.kill)
 
     def reboot(self, names: Sequence[str]) -> None:
-        with self._beside(names):
-            self._each(self.machines(names), Machine.reboot)
-            self._each(self.machines(names), lambda machine: machine.wait_booted())
+        self._each(self.machines(names), Machine.reboot)
+        self._wait_booted(self.machines(names))
 
     def wipe(self, names: Sequence[str]) -> None:
         """Gives these nodes an empty disk: killed, bare again, booted."""
         with self._beside(names):
             self._each(self.machines(names), Machine.kill)
             self._each(self.machines(names), Machine.erase)
-            self._boot(self.machines(names))
-            self._each(self.machines(names), lambda machine: machine.wait_booted())
+            self._each(self.machines(names), Machine.power_on)
+        self._wait_booted(self.machines(names))
 
     def partition(self, names: Sequence[str], peers: Sequence[str]) -> None:
         for machine in self.machines(names):
@@ -252,8 +251,8 @@ class Lab:
                     ["cp", "-a", "--reflink=auto", str(machine.folder / "upper"), str(kept / machine.node.name)],
                     timeout_s=1800,
                 )
-            self._boot(were_on)
-            self._each(were_on, lambda machine: machine.wait_booted())
+            self._each(were_on, Machine.power_on)
+        self._wait_booted(were_on)
 
     def restore(self, label: str) -> None:
         """Puts the disks of `label` into all nodes and starts them. What they hold now is lost."""
@@ -268,13 +267,14 @@ class Lab:
             for machine in machines:
                 source = str(kept / machine.node.name)
                 run(["cp", "-a", "--reflink=auto", source, str(machine.folder / "upper")], timeout_s=1800)
-            self._boot(machines)
-            self._each(machines, lambda machine: machine.wait_booted())
+            self._each(machines, Machine.power_on)
+        self._wait_booted(machines)
 
     # --- how ---------------------------------------------------------------------------------------------------
 
-    def _boot(self, machines: Sequence[Machine]) -> None:
-        self._each(machines, Machine.power_on)
+    def _wait_booted(self, machines: Sequence[Machine]) -> None:
+        """Without any lock: a plug can be pulled in the middle of a boot."""
+        self._each(machines, Machine.wait_booted)
 
     def _each(self, machines: Sequence[Machine], action: Callable[[Machine], T]) -> list[T]:
         """The results of `action` on all machines at once, in their order. The first complaint is raised at the end."""

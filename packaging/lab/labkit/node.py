@@ -229,18 +229,20 @@ class Machine:
     def wait_booted(self) -> str:
         """The state "running" or "degraded", once systemd says that the boot is over.
 
-        Raises: LabError with the end of the console when that is not within BOOT_S.
+        Raises: LabError with the end of the console when it goes off, or that is not within BOOT_S.
         """
         deadline = time.monotonic() + BOOT_S
+        failure = f"did not boot within {BOOT_S:.0f} s"
         while time.monotonic() < deadline:
             state = self.boot_state()
             if state in ("running", "degraded"):
                 return state
             if not self.is_on():
+                failure = "went off while it booted"
                 break
             time.sleep(0.1)
-        tail = "\n".join(self.console.read_text(errors="replace").splitlines()[-25:]) if self.console.exists() else ""
-        raise LabError(f"{self.node.name} did not boot within {BOOT_S:.0f} s. The end of {self.console}:\n{tail}")
+        tail = self.console.read_text(errors="replace").splitlines()[-25:] if self.console.exists() else []
+        raise LabError(f"{self.node.name} {failure}. The end of {self.console}:\n" + "\n".join(tail))
 
     def boot_state(self) -> str:
         """What `systemctl is-system-running` says; "off" without a PID 1, "starting" before systemd can answer."""
