@@ -40,7 +40,7 @@ def command(
     """
     from .client import request
 
-    arguments = {**definition(screen, name), **selection(nodes, only)}
+    arguments = {**definition(name), **selection(nodes, only)}
     end = Follower(screen).follow(request("apply", arguments), detach)
     if not screen.as_json:
         if timings:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .options import finish, with_terminal
-from .screen import Terminal, table
+from .screen import Terminal, moment, table
 
 
 @click.group("certs")
@@ -33,10 +33,17 @@ def list_(screen: Terminal, cluster: str) -> None:
         screen.document("certs", cluster, end.data)
         return
     found: Any = end.data.get("certificates") or []  # Any: JSON as the daemon sent it
-    rows = [
-        tuple(str(row.get(key, "-")) for key in ("node", "name", "common_name", "not_after", "days")) for row in found
-    ]
-    screen.result(*table(("NODE", "NAME", "COMMON NAME", "ENDS", "DAYS"), rows, screen.look_out.width))
+    rows = [_row(row) for row in sorted(found, key=lambda row: (row.get("not_after") is None, row.get("not_after")))]
+    if not rows:
+        screen.result(f"No node of {cluster} has reported a certificate yet.")
+        return
+    screen.result(*table(("NODE", "PATH", "COMMON NAME", "ENDS", "DAYS"), rows, screen.look_out.width, ("ENDS",)))
+
+
+def _row(row: Any) -> tuple[str, ...]:  # Any: JSON as the daemon sent it
+    days = row.get("days")
+    name, path = str(row.get("common_name") or "-"), str(row.get("path", "-"))
+    return str(row.get("node", "-")), path, name, moment(row.get("not_after")), "-" if days is None else str(days)
 
 
 @command.command("client")

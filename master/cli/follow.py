@@ -7,7 +7,7 @@ and the way back to it are told, exit code 130.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -160,10 +160,3 @@ def _started(line: Started) -> str:
 
 def _clock(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
-
-
-def kept(lines: Iterable[Line], keep: list[Line]) -> Iterator[Line]:
-    """The same lines, each also put into `keep`."""
-    for line in lines:
-        keep.append(line)
-        yield line

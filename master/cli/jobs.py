@@ -8,7 +8,7 @@ import click
 
 from .follow import Follower
 from .options import finish, with_terminal
-from .screen import Terminal, duration, table
+from .screen import Terminal, duration, moment, table
 
 PATIENCE_S = 1.0  # a job that has said nothing for so long is shown as far as it is
 
@@ -45,7 +45,7 @@ def _row(job: Any) -> tuple[str, ...]:  # Any: JSON as the daemon sent it
     seconds, nodes = job.get("seconds"), job.get("nodes")
     return (
         str(job.get("id", "-")),
-        str(job.get("when", "-")),
+        moment(job.get("when")),
         str(job.get("who") or "-"),
         str(job.get("what") or "-"),
         str(job.get("state") or "-"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import confirm, finish, with_terminal
-from .screen import Terminal, duration, table
+from .screen import Terminal, duration, moment, table
 
 if TYPE_CHECKING:
     from ..progress import End
@@ -162,6 +162,6 @@ def _row(key: Key) -> tuple[str, ...]:
         str(key.get("fingerprint", "-")),
         duration(seen) if isinstance(seen, (int, float)) else "-",
         str(key.get("address") or "-"),
-        str(key.get("since") or "-"),
+        moment(key.get("since")),
         str(key.get("note") or ""),
     )

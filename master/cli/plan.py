@@ -9,24 +9,22 @@ import click
 from . import exits
 from .follow import Follower
 from .options import finish, leave, with_terminal
-from .screen import Terminal, render_problems
+from .screen import Terminal
 
 if TYPE_CHECKING:
     from ..progress import Line, Plan
 
 
-def definition(screen: Terminal, name: str) -> dict[str, object]:
+def definition(name: str) -> dict[str, object]:
     """`path` and `text` of the definition as the daemon wants them, after it was checked here.
 
-    Raises DefinitionError, UserError. Warnings go to stderr.
+    Raises DefinitionError, UserError. The daemon tells the warnings, so that whoever follows the job sees them too.
     """
     from ...common.paths import Paths
     from .. import inventory
 
     path, text = inventory.read(name, Paths.from_environment().clusters)
-    _, warnings = inventory.load(path, text)
-    if warnings:
-        screen.progress(*render_problems(path, text, warnings, screen.look_err), "")
+    inventory.load(path, text)
     return {"path": path, "text": text}
 
 
@@ -62,7 +60,7 @@ def command(
             plans.append(line)
         return line.kind == "plan"
 
-    arguments = {**definition(screen, name), **selection(nodes, only)}
+    arguments = {**definition(name), **selection(nodes, only)}
     quiet = Terminal(screen.out, screen.err, screen.look_out, screen.look_err, False, screen.interactive)
     end = Follower(quiet, take).follow(request("plan", arguments))
     if screen.as_json:

@@ -12,7 +12,7 @@ import click
 from . import exits
 from .follow import Follower
 from .options import finish, leave, with_terminal
-from .screen import Terminal, duration
+from .screen import Terminal
 
 if TYPE_CHECKING:
     from ..progress import End, Line, NodeDone, Output
@@ -147,8 +147,9 @@ class Answers:
             return end.message
         ok = sum(_ok(node) for node in self.nodes.values())
         silent = sum(node.state in NO_ANSWER for node in self.nodes.values())
-        spent = max(node.seconds for node in self.nodes.values())
-        return f"{ok} ok, {len(self.nodes) - ok - silent} failed, {silent} no answer ({duration(spent)})"
+        spent = end.data.get("seconds") or max(node.seconds for node in self.nodes.values())
+        counts = f"{ok} ok, {len(self.nodes) - ok - silent} failed, {silent} no answer"
+        return f"{counts} ({spent:.2f} s)" if isinstance(spent, (int, float)) else counts
 
 
 def _ok(line: NodeDone) -> bool:

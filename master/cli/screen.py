@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -126,6 +127,13 @@ def duration(seconds: float) -> str:
                 else f"{whole // size} {unit} {rest} {below}"
             )
     return f"{whole} s"
+
+
+def moment(value: object) -> str:
+    """A Unix time as local `YYYY-MM-DD HH:MM:SS`; text stays as it is, nothing is `-`."""
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return str(value) if value else "-"
 
 
 def size(count: int) -> str:

@@ -36,9 +36,9 @@ def list_(screen: Terminal, cluster: str) -> None:
     if screen.as_json:
         screen.document("secrets", cluster, end.data)
         return
-    found: Any = end.data.get("secrets") or end.data.get("names") or []  # Any: JSON as the daemon sent it
-    names = [str(item.get("name")) if isinstance(item, dict) else str(item) for item in found]
-    screen.result(*(f"{cluster}/{name}" for name in names))
+    found: Any = end.data.get("secrets") or []  # Any: JSON as the daemon sent it
+    names = [str(item.get("name")) for item in found]
+    screen.result(*names)
     if not names:
         screen.progress(f"{cluster} has no secrets yet: the first plan or apply makes them.")
 
