@@ -49,6 +49,38 @@ _NETWORK = re.compile(
 )
 
 
+class Simulation:
+    """What an upgrade would do. It takes apt a second to say, so its answer is kept while its inputs are unchanged."""
+
+    INPUTS = (
+        "/var/lib/dpkg/status",
+        "/var/lib/apt/extended_states",
+        "/var/lib/apt/lists",
+        LISTS_PARTIAL,
+        LISTS_STAMP,
+        "/etc/apt",
+        "/etc/apt/preferences.d",
+        "/etc/apt/sources.list.d",
+        "/etc/apt/apt.conf.d",
+    )
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[int, ...], Output] = ((), Output(1))
+
+    def ask(self, run: Runner, timeout_s: float) -> Output:
+        inputs = tuple(_changed_ns(path) for path in self.INPUTS)
+        if self._kept[0] != inputs or self._kept[1].rc != 0:
+            self._kept = (inputs, run(SIMULATE, timeout_s))
+        return self._kept[1]
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
     """Install in one transaction. Lists older than an hour are refreshed first; stale ones are refreshed once more."""
     if _lists_age_s() > LISTS_FRESH_S:

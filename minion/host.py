@@ -3,7 +3,8 @@
 Rules:
 1. A program is an argv list, never a shell line; it has a deadline, its own process group, a plain environment, and
    no secret in its arguments.
-2. Nothing is remembered between two questions, so an answer is never older than its question.
+2. Nothing is remembered between two questions, so an answer is never older than its question; only apt's long
+   thoughts are kept for as long as all they rest on is unchanged.
 3. Every failure is an ActionFailed with the program's last words and what to do.
 Files are `disk`, packages `apt`, certificates `leaf`, Patroni `restapi`, systemd `units`; they know nothing of actions.
 """
@@ -41,6 +42,7 @@ from ..states.action import (
     WriteFile,
     rendered,
 )
+from ..states.resources.packages import SIMULATE
 from ..states.system import CertificateFacts, FileFacts, Output, UnitFacts
 from . import apt, disk, leaf, restapi, units
 from .revert import Revert
@@ -111,6 +113,7 @@ class Host:
         self._signer, self._confirm = signer, confirm
         self._paths = paths or Paths.from_environment()
         self._disk = disk.Disk(self._paths.state / "files")
+        self._simulation = apt.Simulation()
 
     def file(self, path: str) -> FileFacts:
         return disk.look(path, read=True)
@@ -140,6 +143,8 @@ class Host:
         return units.parse(said.stdout)
 
     def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
+        if argv == SIMULATE:
+            return self._simulation.ask(execute, timeout_s)
         return execute(argv, timeout_s, stdin)
 
     def patroni(self, path: str) -> tuple[int, str]:
@@ -285,8 +290,8 @@ class Host:
 
 
 def last_words(said: Output, lines: int = 15) -> str:
-    """The end of what a program said, errors last."""
-    return "\n".join((said.stdout + "\n" + said.stderr).strip().splitlines()[-lines:])
+    """The end of what a program complained of, or else of what it said; some print their whole manual on stdout."""
+    return "\n".join((said.stderr.strip() or said.stdout.strip()).splitlines()[-lines:])
 
 
 def enable_minion() -> None:

@@ -15,7 +15,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from ...common.results import Disruption, Impact
 from ..action import Action, Guarded, MakeDirectory, Run
@@ -41,6 +41,13 @@ class FirewallRule(BaseModel):
     proto: str = "tcp"
     source: str = "any"
     comment: str
+
+    @field_validator("comment")
+    @classmethod
+    def _ours(cls, value: str) -> str:
+        if not value.startswith(PREFIX) or "'" in value:  # ufw refuses the quote
+            raise ValueError(f"a rule's comment starts with {PREFIX!r} and holds no single quote")
+        return value
 
     @property
     def opens(self) -> tuple[int, str, str]:
@@ -166,9 +173,8 @@ def parse_added(text: str) -> tuple[AddedRule, ...]:
             continue
         words = shlex.split(line)[1:]
         comment = ""
-        if "comment" in words[:-1]:
-            at = len(words) - 2
-            comment, words = words[-1], words[:at]
+        if len(words) > 2 and words[-2] == "comment":
+            comment, words = words[-1], words[:-2]
         rules.append(AddedRule(tuple(words), comment))
     return tuple(rules)
 
