@@ -195,7 +195,8 @@ class Router:
                 parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            peer, address = str(parts[-1].get("User-Id")), str(parts[-1].get("Peer-Address"))
+            peer = str(parts[-1].get("User-Id"))
+            address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
             if self._admission.still(peer):
                 frames = [part.bytes for part in parts[1:]]
                 batch.append(Received(peer, parts[0].bytes, address, frames))

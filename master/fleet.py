@@ -16,6 +16,8 @@ from .progress import NodeDone, Resource
 from .progress import Output as OutputLine
 
 STATE_TIMEOUT_S = 3600.0
+STATE_SILENCE_S = 60.0
+CALL_SILENCE_S = 15.0
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Fleet:
     async def _one(self, node: str, order: Callable[[], Any], step: str, calls: bool) -> Answer:
         flight: Flight = await order()
         answer = Answer(node)
-        async for news in self._hub.follow(flight):
+        async for news in self._hub.follow(flight, CALL_SILENCE_S if calls else STATE_SILENCE_S):
             if isinstance(news, ResourceResult):
                 answer.results.append(news)
                 await self._operation.emit(Resource(node=node, step=step, result=news))

@@ -186,12 +186,13 @@ class Hub:
 
     async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
         """What arrives, until the job has ended or its minion has been silent for that long ("silent")."""
+        since = self._clock.monotonic()
         while True:
             try:
                 news = await asyncio.wait_for(flight.news.get(), 1.0)
             except asyncio.TimeoutError:
                 peer = self.peers.get(flight.node)
-                heard = peer.heard if peer else float("-inf")
+                heard = max(peer.heard if peer else since, since)
                 if self._clock.monotonic() - heard > silence_s:
                     yield "silent"
                     return

@@ -81,6 +81,7 @@ class Agent:
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        self._ended = asyncio.Event()
         self._reconnect = asyncio.Event()
         self._stopping = asyncio.Event()
         self._welcomes = 0
@@ -93,6 +94,10 @@ class Agent:
     def wake(self) -> None:
         """The journal has news to send."""
         self._loop.call_soon_threadsafe(self._news.set)
+
+    def ended(self) -> None:
+        """A job has ended: what it changed is worth a look now."""
+        self._loop.call_soon_threadsafe(self._ended.set)
 
     def sign(self, cluster: str, name: str, csr: str) -> str:
         """The certificate for that request. Raises ActionFailed when the master refuses or does not answer."""
@@ -138,7 +143,7 @@ class Agent:
         try:
             welcome = await self._greet(dialer)
             if welcome is None:
-                await self._ask_for_the_state_of_my_key()
+                await self._knock()
                 return
             await self._serve(_Line(dialer, welcome.hw, welcome.credit, time.monotonic()))
         finally:
@@ -271,10 +276,13 @@ class Agent:
     async def _sample(self) -> None:
         """Telemetry is never kept: a sample goes out when there is a line, or not at all."""
         while True:
-            sample = await asyncio.to_thread(self.sampler.poll)
+            look = self.sampler.sample if self._ended.is_set() else self.sampler.poll
+            self._ended.clear()
+            sample = await asyncio.to_thread(look)
             if sample is not None and self._line is not None:
                 await self._line.dialer.send(encode(Telemetry(sample=sample)))
-            await asyncio.sleep(POLL_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), POLL_S)
 
     async def _sign(self, cluster: str, name: str, csr: str) -> str:
         for _ in range(3):
@@ -294,15 +302,23 @@ class Agent:
             return signed.certificate
         raise ActionFailed(f"the master did not answer the request to sign {name}; it is tried again at the next apply")
 
-    async def _ask_for_the_state_of_my_key(self) -> None:
-        answer = await ask(self.settings, self.keys)
-        if answer is None:
-            log.warning(
-                "no answer from the master at %s; check that it runs, the address, the firewall and the fingerprint",
-                self.settings.master,
-            )
-        elif answer.state != "accepted":
-            log.warning("the master has not accepted this key yet: %s %s", answer.state, answer.reason)
+    async def _knock(self) -> None:
+        """Ask at the enrolment port what is wrong; come back when the key is accepted, or nobody answers."""
+        told = ""
+        while not self._stopping.is_set():
+            answer = await ask(self.settings, self.keys)
+            if answer is None:
+                log.warning(
+                    "no answer from the master at %s; check that it runs, the address, the firewall and the fingerprint",
+                    self.settings.master,
+                )
+                return
+            if answer.state == "accepted":
+                return
+            if answer.state != told:
+                told = answer.state
+                log.warning("the master has not accepted this key: %s %s", answer.state, answer.reason)
+            await self._rest(random.uniform(1.0, 2.0) * answer.retry_after_ms / 3000)  # noqa: S311 - jitter
 
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

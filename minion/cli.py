@@ -104,7 +104,7 @@ async def _run(settings: object, keys: object, journal: object) -> None:
     assert isinstance(settings, Settings) and isinstance(keys, KeyPair) and isinstance(journal, Journal)
     agent = Agent(settings, keys, journal)
     host = Host(agent.sign, agent.confirm)
-    agent.worker = Worker(journal, host, agent.wake)
+    agent.worker = Worker(journal, host, agent.wake, agent.ended)
     agent.sampler = Sampler(Host(agent.sign, agent.confirm))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

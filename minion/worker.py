@@ -1,6 +1,7 @@
 """Runs jobs: documents one at a time in one thread, calls beside them. Everything that happens becomes a journal row.
 
-The worker decides nothing about connections; `wake` tells the agent that the journal holds something new to send.
+The worker decides nothing about connections; `wake` tells the agent that the journal holds something new to send,
+`ended` that a job is over.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class _Current:
 
 
 class Worker:
-    def __init__(self, journal: Journal, system: System, wake: Callable[[], None]) -> None:
-        self._journal, self._system, self._wake = journal, system, wake
+    def __init__(self, journal: Journal, system: System, wake: Callable[[], None], ended: Callable[[], None]) -> None:
+        self._journal, self._system, self._wake, self._ended = journal, system, wake, ended
         self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
         self._current: dict[tuple[str, int], _Current] = {}
@@ -86,6 +87,7 @@ class Worker:
             self._current.pop((job.jid, job.att), None)
         self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json"))
         self._wake()
+        self._ended()
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import exits
 from .follow import Follower
 from .options import finish, leave, with_terminal
 from .screen import Terminal
 
 if TYPE_CHECKING:
-    from ..progress import End, Line, NodeDone, Output
+    from ..progress import Line, NodeDone, Output
 
 FUNCTIONS = ("ping", "facts", "cmd", "service.status", "patroni.list", "etcd.health", "write_probe")
 NO_ANSWER = frozenset({"unknown", "expired", "lost", "no_answer"})
@@ -71,8 +70,9 @@ def command(
     if not screen.as_json:
         if fold:
             screen.result(*answers.folded())
-        screen.progress(end.message if end.message and end.exit != exits.NO_MATCH else answers.summary(end))
-    if end.exit in (exits.FAILED, exits.PARTIAL) and answers.nodes:
+        if answers.nodes:
+            screen.progress(answers.summary())
+    if answers.nodes and not end.message:
         leave(end.exit)  # the last line has said it
     finish(screen, end)
 
@@ -141,15 +141,12 @@ class Answers:
             lines += [f"{', '.join(nodes)}:{same}", *(f"  {text}" for text in said)]
         return lines
 
-    def summary(self, end: End) -> str:
-        """`2 ok, 1 failed, 0 no answer (0.31 s)`, or the end's own message when no node was asked."""
-        if not self.nodes:
-            return end.message
+    def summary(self) -> str:
+        """`2 ok, 1 failed, 0 no answer (0.31 s)`, the time being the slowest node's."""
         ok = sum(_ok(node) for node in self.nodes.values())
         silent = sum(node.state in NO_ANSWER for node in self.nodes.values())
-        spent = end.data.get("seconds") or max(node.seconds for node in self.nodes.values())
-        counts = f"{ok} ok, {len(self.nodes) - ok - silent} failed, {silent} no answer"
-        return f"{counts} ({spent:.2f} s)" if isinstance(spent, (int, float)) else counts
+        spent = max(node.seconds for node in self.nodes.values())
+        return f"{ok} ok, {len(self.nodes) - ok - silent} failed, {silent} no answer ({spent:.2f} s)"
 
 
 def _ok(line: NodeDone) -> bool:
