@@ -98,9 +98,17 @@ def _make_deps(made: Path, below: Sequence[Path], wanted: Sequence[str]) -> None
     platforms += [f"--platform=manylinux2014_{machine}", f"--platform=linux_{machine}"]
     with tempfile.TemporaryDirectory() as folder:
         target = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
-        run([*_pip(), "download", "-q", "-d", folder, *target, *wanted], timeout_s=900)
+        fetch = [*_pip(), "download", "-q", "-d", folder, *target, *wanted]
+        _or_say("cannot fetch what pgha needs; check this machine's network and pip's index settings", fetch)
         (Path(folder) / "requirements.txt").write_text("\n".join(wanted) + "\n")
         run_in(made, below, Path(folder), ["sh", "-c", _INSTALL_DEPS])
+
+
+def _or_say(what: str, argv: Sequence[str]) -> None:
+    try:
+        run(argv, timeout_s=900)
+    except LabError as error:
+        raise LabError(f"{what}; `lab up --without-pgha` boots nodes without it.\n{error}") from None
 
 
 def _builder(cache: Cache, backend: Sequence[str]) -> Path:
@@ -122,7 +130,8 @@ def _make_code(made: Path, below: Sequence[Path], builder: Path) -> None:
             shutil.copyfile(path, target)
         python_path = {"PYTHONPATH": str(builder), "PYTHONDONTWRITEBYTECODE": "1"}
         environment = ["env", *(f"{key}={value}" for key, value in python_path.items())]
-        run([*environment, *_pip(), "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)])
+        build = [*_pip(), "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
+        _or_say("cannot build the wheel of this checkout", [*environment, *build])
         if (source / UNIT).exists():
             shutil.copyfile(source / UNIT, out / UNIT.name)
         os.chmod(out, 0o755)  # noqa: PTH101
