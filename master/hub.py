@@ -224,7 +224,9 @@ class Hub:
                 message = decode(received.frames, FROM_MINION)
                 if isinstance(message, Hello):
                     peer.route, peer.address = received.route, received.address
-                if received.route != peer.route:
+                if received.route != peer.route:  # it did not notice that this end was restarted, or is an old one
+                    farewell = Bye(reason="say HELLO first", retry_after_ms=200)
+                    self._router.send(peer.name, received.route, encode(farewell))
                     continue
                 peer.heard = self._clock.monotonic()
                 await self._take(peer, message)

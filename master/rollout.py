@@ -54,6 +54,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
+        self._unplanned: set[str] = set()
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
@@ -167,9 +168,10 @@ class Rollout:
         return compiled
 
     def _documents(self, health: ClusterHealth) -> list[str]:
-        """The documents to look at: `database` needs a leader to be asked."""
+        """The documents to look at. `database` needs a leader to ask; without one it is applied unplanned."""
         wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
-        return wanted if health.leader else [d for d in wanted if d != "database"]
+        self._unplanned = set() if health.leader else {"database"} & set(wanted)
+        return [d for d in wanted if d not in self._unplanned]
 
     def _chosen(self) -> list[str]:
         return [node.name for node in self.cluster.nodes if not self.nodes or node.name in self.nodes]
@@ -216,8 +218,8 @@ class Rollout:
     ) -> dict[str, tuple[ResourceResult, ...]]:
         health = self.master.health(self.cluster)
         nodes = concerned(stage, results)
-        if "database" in stage.documents and (not self.only or "database" in self.only):
-            nodes = [n.name for n in self.cluster.data_nodes if n.name in results and n.name == health.leader] or nodes
+        if self._unplanned & set(stage.documents):
+            nodes = [health.leader] if health.leader in results else []
         if not nodes:
             await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, ())
             return results

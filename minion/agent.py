@@ -60,6 +60,14 @@ SIGN_S = 15.0
 BACKOFF_S = (0.5, 15.0)
 
 
+class _Farewell(BusError):
+    """The master ended the line on purpose."""
+
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.reason)
+        self.retry_after_s = min(bye.retry_after_ms / 1000, 60.0)
+
+
 @dataclass
 class _Line:
     """One connection, from WELCOME on."""
@@ -124,6 +132,10 @@ class Agent:
                 began = time.monotonic()
                 try:
                     await self._session()
+                except _Farewell as farewell:
+                    log.info("the master says: %s", farewell)
+                    await self._rest(random.uniform(0.5, 1.0) * farewell.retry_after_s)  # noqa: S311 - jitter
+                    continue
                 except BusError as error:
                     log.warning("the line to the master broke: %s", error)
                 if self._reconnect.is_set():
@@ -167,7 +179,7 @@ class Agent:
                 continue
             message = decode(frames, TO_MINION)
             if isinstance(message, Bye):
-                raise BusError(f"the master says: {message.reason}")
+                raise _Farewell(message)
             if isinstance(message, Welcome):
                 return self._welcome(message)
         return None
@@ -226,7 +238,7 @@ class Agent:
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
         elif isinstance(message, Bye):
-            raise BusError(f"the master says: {message.reason}")
+            raise _Farewell(message)
         else:
             assert isinstance(message, (Welcome, Pong))
 
