@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..common.results import Outcome, ResourceResult
+from ..common.results import Outcome, ResourceResult, Status
 from ..states.kinds import encode
 from ..states.resource import AnyResource
-from .hub import Flight, Hub, Output
+from .hub import Flight, Output
 from .operations import Operation
 from .progress import NodeDone, Resource
 from .progress import Output as OutputLine
+from .seams import Minions
 
+PLAN = "plan"
 STATE_TIMEOUT_S = 3600.0
 STATE_SILENCE_S = 60.0
 CALL_SILENCE_S = 15.0
@@ -52,7 +54,7 @@ class Answer:
 
 
 class Fleet:
-    def __init__(self, hub: Hub, operation: Operation) -> None:
+    def __init__(self, hub: Minions, operation: Operation) -> None:
         self._hub, self._operation = hub, operation
 
     async def converge(
@@ -104,7 +106,8 @@ class Fleet:
         async for news in self._hub.follow(flight, CALL_SILENCE_S if calls else STATE_SILENCE_S):
             if isinstance(news, ResourceResult):
                 answer.results.append(news)
-                await self._operation.emit(Resource(node=node, step=step, result=news))
+                if step != PLAN and news.status is not Status.SKIPPED:  # the Plan line shows both
+                    await self._operation.emit(Resource(node=node, step=step, result=news))
             elif isinstance(news, Output):
                 answer.stdout += news.text if news.stream == "stdout" else ""
                 if step == "show":

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -18,11 +18,22 @@ from ..common.clock import Clock
 from ..common.errors import PghaError, Refused, UserError
 from ..common.names import new_job_id
 from .progress import End, Line, Started
-from .store import Store
 
 log = logging.getLogger("pgha.operations")
 
 _LINE: TypeAdapter[Any] = TypeAdapter(Line)
+
+
+class Archive(Protocol):
+    """Where operations are kept; `store.Store` is one."""
+
+    async def put_operation(self, operation: str, what: str, who: str, cluster: str, started: float) -> None: ...
+
+    async def end_operation(self, operation: str, state: str, exit_code: int, message: str, ended: float) -> None: ...
+
+    async def add_lines(self, operation: str, first: int, lines: list[str]) -> None: ...
+
+    async def lines(self, operation: str) -> list[str]: ...
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Operation:
 
 
 class Operations:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Archive, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._running: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..common.cluster import Cluster
 from ..common.errors import Refused, UserError
@@ -24,10 +24,8 @@ from .operations import Operation
 from .progress import End, NodePlan, Plan, Step
 from .progress import Gate as GateLine
 from .replacement import replacement
+from .seams import Headquarters
 from .stages import LEADER, STAGES, Stage, concerned, is_fresh, stage_waves, steady
-
-if TYPE_CHECKING:
-    from .server import Master
 
 StepState = Literal["done", "failed"]
 
@@ -41,7 +39,7 @@ class Failed(Exception):
 
 @dataclass
 class Rollout:
-    master: Master
+    master: Headquarters
     operation: Operation
     cluster: Cluster
     text: str

@@ -1,0 +1,72 @@
+"""What a rollout needs of the master, and no more: so that the same code drives real nodes and simulated ones.
+
+`server.Master`, `hub.Hub` and `store.Store` fit these shapes without knowing of them, and so does `simulation.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from ..common.clock import Clock
+from ..common.cluster import Cluster, Node
+from ..common.facts import HostFacts
+from ..states.resource import AnyResource
+from .hub import Flight, News, Peer
+from .observed import ClusterHealth
+from .store import MinionRow
+
+
+class Minions(Protocol):
+    """Who is connected, and the road of a job there and back. As `hub.Hub`."""
+
+    @property
+    def peers(self) -> Mapping[str, Peer]: ...
+
+    @property
+    def telemetry(self) -> asyncio.Condition: ...
+
+    def connected(self, name: str) -> bool: ...
+
+    def facts(self, name: str) -> HostFacts | None: ...
+
+    def accepted(self) -> frozenset[str]: ...
+
+    async def order(
+        self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
+    ) -> Flight: ...
+
+    def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]: ...
+
+
+class Notes(Protocol):
+    """As `store.Store`."""
+
+    async def minions(self) -> list[MinionRow]: ...
+
+    async def notes(self, cluster: str) -> dict[str, str]: ...
+
+    async def note(self, cluster: str, key: str, value: str | None) -> None: ...
+
+
+class Headquarters(Protocol):
+    """As `server.Master`."""
+
+    @property
+    def hub(self) -> Minions: ...
+
+    @property
+    def store(self) -> Notes: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def clusters(self) -> Mapping[str, Cluster]: ...
+
+    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]: ...
+
+    def health(self, cluster: Cluster) -> ClusterHealth: ...
+
+    async def remember(self, cluster: Cluster, text: str) -> None: ...
