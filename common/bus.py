@@ -43,7 +43,8 @@ class Received(NamedTuple):
 class Admission:
     """Who may speak. Both are called from the IO thread and must only read.
 
-    `admit(public key) -> peer or None` at the handshake; `still(peer) -> bool` on every frame.
+    `admit(public key) -> peer or None` at the handshake; `still(peer) -> bool` on every frame. A peer must be another
+    one for another key: a revoked key's connection lives on, and must not be taken for its successor's.
     """
 
     admit: Callable[[bytes], str | None]
@@ -99,7 +100,8 @@ class Router:
 
     def close(self) -> None:
         self._wake(b"stop")
-        self._thread.join(5)
+        if self._thread.ident is not None:  # else it was never started
+            self._thread.join(5)
         if self._waker is not None:
             self._waker.close(0)
         self._context.destroy(0)
@@ -137,7 +139,8 @@ class Router:
                 self._flush(router)
             if router in ready:
                 self._drain(router)
-        for socket in (zap, wake, router):
+        router.close(200)  # milliseconds for the farewells that were just queued
+        for socket in (zap, wake):
             socket.close(0)
 
     def _bind_router(self) -> zmq.Socket[bytes]:

@@ -21,7 +21,7 @@ VERSION = 1
 Counter = Annotated[int, Field(ge=0, lt=2**63)]
 ShortText = Annotated[str, Field(max_length=500)]
 JobClass = Literal["state", "call"]
-EventKind = Literal["started", "res", "out", "done", "interrupted", "cancelled", "lost"]
+EventKind = Literal["started", "res", "out", "done", "interrupted", "cancelled", "expired"]
 RefuseReason = Literal["expired", "stale_epoch", "bad_document", "busy", "unknown_type"]
 
 
@@ -64,12 +64,14 @@ class OpenJob(BaseModel):
 
 
 class Hello(Message):
-    """minion -> master, first on every connection."""
+    """minion -> master, first on every connection. Events `spool_lo` to `spool_hi` are still held and can be sent."""
 
     type: ClassVar[str] = "HELLO"
     epoch: ShortText
+    spool_lo: Counter
     spool_hi: Counter
     acked: Counter
+    mepoch: Counter  # the newest master it has obeyed
     open: tuple[OpenJob, ...] = ()
     facts: HostFacts
 

@@ -101,21 +101,39 @@ class Control:
 async def _serve(master: Master, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     from .verbs import VERBS
 
-    text = await reader.readline()
-    if not text:
-        return
     try:
-        request = json.loads(text)
-        verb = VERBS.get(request["verb"])
+        name, args = parse(await _line(reader))
+        verb = VERBS.get(name)
         if verb is None:
-            raise UserError(f"this master does not know {request['verb']!r}; is the CLI newer than the daemon?")
-        async for line in verb(master, Request(request.get("args", {}), _who(writer))):
+            raise UserError(f"this master does not know {name[:40]!r}; is the CLI newer than the daemon?")
+        async for line in verb(master, Request(args, _who(writer))):
             await _send(writer, line)
     except PghaError as error:
         await _send(writer, End(exit=exit_code(error), message=str(error)))
-    except (ValueError, KeyError, TypeError) as error:
+    except ConnectionError:
+        raise
+    except Exception as error:
         log.exception("a request that cannot be served")
-        await _send(writer, End(exit=1, message=f"internal error: {type(error).__name__}: {error}"))
+        await _send(writer, End(exit=1, message=f"internal error: {type(error).__name__}; see the log of pgha-master"))
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:
+        raise UserError(f"a request has at most {_REQUEST_LIMIT} bytes") from None
+
+
+def parse(text: bytes) -> tuple[str, dict[str, Any]]:
+    """The verb and its arguments from a request's line. Raises UserError for anything that is not one."""
+    try:
+        request = json.loads(text)
+        name, args = request["verb"], request.get("args", {})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name, args = None, None
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise UserError('a request is one line of JSON: {"verb": "...", "args": {...}}')
+    return name, args
 
 
 async def _send(writer: asyncio.StreamWriter, line: Any) -> None:  # Any: a Line

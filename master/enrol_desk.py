@@ -86,28 +86,32 @@ class EnrolDesk:
     async def accept(self, name: str, shown: str) -> MinionRow:
         """Accept the waiting key with that fingerprint, which must be of that name (either may be empty).
 
-        Raises UserError: no such key, several keys under one name, or the name is taken by another key.
+        A key that was revoked comes back only by its fingerprint. Raises UserError: no such key, several keys under
+        one name, or the name is taken by another key.
         """
-        row = await self._waiting(name, shown)
-        holder = [r for r in await self._store.minions() if r.name == row.name and r.state == "accepted"]
-        if holder:
-            raise UserError(f"{row.name} is accepted with another key; first: pgha-master keys revoke {row.name}")
-        return await self._set(row, "accepted")
+        async with self._lock:  # the same key may knock right now, and would be written down as waiting again
+            row = await self._waiting(name, shown)
+            holder = [r for r in await self._store.minions() if r.name == row.name and r.state == "accepted"]
+            if holder:
+                raise UserError(f"{row.name} is accepted with another key; first: pgha-master keys revoke {row.name}")
+            return await self._set(row, "accepted")
 
     async def reject(self, name: str, shown: str) -> MinionRow:
-        return await self._set(await self._waiting(name, shown), "rejected")
+        async with self._lock:
+            return await self._set(await self._waiting(name, shown), "rejected")
 
     async def revoke(self, name: str) -> MinionRow:
-        for row in await self._store.minions():
-            if row.name == name and row.state == "accepted":
-                return await self._set(row, "revoked")
+        async with self._lock:
+            for row in await self._store.minions():
+                if row.name == name and row.state == "accepted":
+                    return await self._set(row, "revoked")
         raise UserError(f"no accepted key is named {name!r}; see: pgha-master keys list")
 
     async def _waiting(self, name: str, shown: str) -> MinionRow:
         rows = [
             row
             for row in await self._store.minions()
-            if row.state in ("pending", "conflict", "rejected")
+            if row.state in ("pending", "conflict", "rejected", *(("revoked",) if shown else ()))
             and name in ("", row.name)
             and shown in ("", fingerprint(public_from_text(row.public_key)))
         ]

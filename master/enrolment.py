@@ -46,15 +46,16 @@ def decide(
     if mine is not None and mine.state in ("accepted", "rejected", "revoked"):
         return Decision(_verdict(mine.state), mine.note)
     holder = next((row for row in known if row.name == request.name and row.state == "accepted"), None)
-    if holder is not None:
+    full = mine is None and sum(row.state in ("pending", "conflict") for row in known) >= PENDING_CAP
+    if holder is not None and not full:
         note = (
             f"{request.name} is known with another key; "
             f"if this host was set up anew: pgha-master keys revoke {request.name}"
         )
         return Decision("conflict", note, remember=True)
-    if token is not None and _proves(request, public_key, token, now):
+    if holder is None and token is not None and _proves(request, public_key, token, now):
         return Decision("accepted", f"token {token.id}", remember=True, spend=True)
-    if mine is None and sum(row.state in ("pending", "conflict") for row in known) >= PENDING_CAP:
+    if full:
         return Decision("rejected", "too many keys are waiting; accept or reject some first")
     note = "" if not request.token_id else "its token is unknown, expired or for another node"
     return Decision("pending", note, remember=True)

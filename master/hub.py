@@ -21,7 +21,7 @@ from ..common.clock import Clock
 from ..common.codec import decode, encode
 from ..common.errors import BusError, PghaError
 from ..common.facts import HostFacts
-from ..common.keys import KeyPair, public_from_text
+from ..common.keys import KeyPair, public_text
 from ..common.messages import (
     FROM_MINION,
     Accept,
@@ -55,6 +55,7 @@ log = logging.getLogger("pgha.hub")
 CREDIT = 256
 RESEND_S = 5.0
 ALIVE_S = 15.0  # three heartbeats
+OVERDUE_S = 10.0  # a job that is followed has ended long before, by `_tick`
 
 Signer = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
 
@@ -83,6 +84,7 @@ class Flight:
 @dataclass
 class Peer:
     name: str
+    key: str = ""  # of the newest connection, which is `route`
     route: bytes = b""
     address: str = ""
     epoch: str = ""
@@ -99,13 +101,12 @@ class Hub:
     def __init__(self, store: Store, keys: KeyPair, listen: str, port: int, clock: Clock, signer: Signer) -> None:
         self._store, self._clock, self._signer = store, clock, signer
         self._loop = asyncio.get_running_loop()
-        self._names: dict[bytes, str] = {}  # accepted keys; replaced whole, read from the IO threads
-        self._admitted: frozenset[str] = frozenset()
+        self._names: dict[str, str] = {}  # accepted key -> name; replaced whole, read from the IO threads
         self.peers: dict[str, Peer] = {}
         self._flights: dict[tuple[str, int], Flight] = {}
         self._epoch = 0
         self.telemetry = asyncio.Condition()  # notified at every sample and connection
-        admission = Admission(lambda public: self._names.get(public), lambda name: name in self._admitted)
+        admission = Admission(self._admit, lambda key: key in self._names)
         self._router = Router(f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread)
         self.enrolment = EnrolDesk(store, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys)
         self._ticker: asyncio.Task[None] | None = None
@@ -113,6 +114,7 @@ class Hub:
     async def start(self) -> None:
         """Raises BusError when a port is taken, or a stranger would be let in."""
         self._epoch = await self._store.next_epoch()
+        await self._store.settle_overdue(self._clock.now())
         await self.reload_keys()
         await asyncio.to_thread(self._router.start)
         await asyncio.to_thread(self.enrolment.start)
@@ -131,20 +133,24 @@ class Hub:
     async def reload_keys(self) -> None:
         """Take the accepted keys from the store; who is no longer among them is told so and cut off at once."""
         rows = [row for row in await self._store.minions() if row.state == "accepted"]
-        self._names = {public_from_text(row.public_key): row.name for row in rows}
-        admitted = frozenset(self._names.values())
-        gone, self._admitted = self._admitted - admitted, admitted
-        for name in gone:
-            self._forget(name)
+        before, self._names = self._names, {row.public_key: row.name for row in rows}
+        for key in before.keys() - self._names.keys():
+            await self._forget(before[key])
 
-    def _forget(self, name: str) -> None:
+    def _admit(self, public: bytes) -> str | None:
+        key = public_text(public)
+        return key if key in self._names else None
+
+    async def _forget(self, name: str) -> None:
         peer = self.peers.pop(name, None)
-        if peer is None:
-            return
-        frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000))
-        self._router.send(peer.name, peer.route, frames, farewell=True)
-        if peer.task is not None:
-            peer.task.cancel()
+        if peer is not None:
+            frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000))
+            self._router.send(peer.key, peer.route, frames, farewell=True)
+            if peer.task is not None:
+                peer.task.cancel()
+        for flight in list(self._flights.values()):
+            if flight.node == name:
+                await self._move(flight, "cancelled" if flight.state == "queued" else "forgotten", "its key is revoked")
 
     # ---- what others ask
 
@@ -157,7 +163,7 @@ class Hub:
         return peer.facts if peer else None
 
     def accepted(self) -> frozenset[str]:
-        return self._admitted
+        return frozenset(self._names.values())
 
     async def order(
         self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
@@ -212,7 +218,10 @@ class Hub:
 
     def _sort(self, batch: list[Received]) -> None:
         for received in batch:
-            peer = self.peers.setdefault(received.peer, Peer(received.peer))
+            name = self._names.get(received.peer)
+            if name is None:
+                continue  # revoked while this was on its way here
+            peer = self.peers.setdefault(name, Peer(name))
             if peer.task is None:
                 peer.task = asyncio.create_task(self._serve(peer))
             peer.inbox.put_nowait(received)
@@ -223,10 +232,10 @@ class Hub:
             try:
                 message = decode(received.frames, FROM_MINION)
                 if isinstance(message, Hello):
-                    peer.route, peer.address = received.route, received.address
+                    peer.key, peer.route, peer.address = received.peer, received.route, received.address
                 if received.route != peer.route:  # it did not notice that this end was restarted, or is an old one
                     farewell = Bye(reason="say HELLO first", retry_after_ms=200)
-                    self._router.send(peer.name, received.route, encode(farewell))
+                    self._router.send(received.peer, received.route, encode(farewell))
                     continue
                 peer.heard = self._clock.monotonic()
                 await self._take(peer, message)
@@ -255,9 +264,14 @@ class Hub:
 
     async def _hello(self, peer: Peer, hello: Hello) -> None:
         peer.epoch, peer.facts = hello.epoch, hello.facts
-        high = await self._store.high_water(peer.name, hello.epoch)
-        if high == 0 and hello.acked > 0:
-            high = hello.acked  # this store does not know the stream's beginning; it goes on from here
+        if hello.mepoch > self._epoch:
+            log.error(
+                "%s has obeyed a newer master (epoch %d; this has %d, from an old backup?) and takes no orders here",
+                peer.name,
+                hello.mepoch,
+                self._epoch,
+            )
+        high = await self._store.begin_stream(peer.name, hello.epoch, max(hello.spool_lo, 1) - 1)
         now = self._clock.now()
         await self._store.seen(peer.name, peer.address, now, hello.facts.model_dump_json())
         welcome = Welcome(name=peer.name, mepoch=self._epoch, hw=high, credit=CREDIT, now_ms=int(now * 1000))
@@ -278,38 +292,31 @@ class Hub:
 
     async def _event(self, peer: Peer, event: Event) -> None:
         flight = self._flights.get((event.jid, event.att))
-        try:
-            body = json.loads(event.body or b"{}")
-            what = jobs.arrived(event.kind, event.body)
-        except ValueError:
-            raise BusError(f"event {event.seq} is no JSON") from None
+        text, news = read_event(event)
         state = flight.state if flight else "started"
-        after = jobs.step(state, what)
-        change = (after, event.body.decode() if event.kind == "done" else "") if after != state or not flight else None
+        after = jobs.step(state, jobs.arrived(event.kind, event.body))
+        change = (after, text if event.kind == "done" else "") if after != state or not flight else None
         if flight is None and after not in jobs.ENDED:
             change = None
         high = await self._store.add_event(
-            peer.name, event.epoch, event.seq, event.jid, event.kind, event.body.decode(), self._clock.now(), change
+            peer.name, event.epoch, event.seq, event.jid, event.kind, text, self._clock.now(), change
         )
         if high < event.seq:
             self._send(peer, Resync(epoch=event.epoch, from_seq=high + 1))
             return
         self._send(peer, Ack(epoch=event.epoch, seq=high))
         if high == event.seq and flight is not None and flight.node == peer.name:
-            self._publish(flight, event.kind, after, body)
+            self._publish(flight, after, news)
 
-    def _publish(self, flight: Flight, kind: str, after: str, body: dict[str, object]) -> None:
+    def _publish(self, flight: Flight, after: str, news: News) -> None:
         if after in jobs.ENDED:
             self._flights.pop((flight.job.jid, flight.job.att), None)
-        if kind == "res":
-            flight.news.put_nowait(ResourceResult.model_validate(body))
-        elif kind == "out":
-            flight.news.put_nowait(Output(str(body.get("stream")), str(body.get("text"))))
-        elif kind == "done":
+        if isinstance(news, Outcome):
             flight.state = after
-            flight.news.put_nowait(Outcome.model_validate(body))
+        if not isinstance(news, str):
+            flight.news.put_nowait(news)
         elif after != flight.state:
-            flight.state, flight.message = after, str(body.get("reason", ""))
+            flight.state, flight.message = after, news
             flight.news.put_nowait(after)
 
     async def _answered(self, jid: str, att: int, peer: Peer, what: str, message: str) -> None:
@@ -344,11 +351,12 @@ class Hub:
             self._send(self.peers[flight.node], flight.job.model_copy(update={"ttl_ms": max(0, left_ms)}))
 
     def _send(self, peer: Peer, message: Message) -> None:
-        self._router.send(peer.name, peer.route, encode(message))
+        self._router.send(peer.key, peer.route, encode(message))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
+            await self._store.settle_overdue(self._clock.now() - OVERDUE_S)
             now = self._clock.monotonic()
             for flight in list(self._flights.values()):
                 if self._clock.now() * 1000 > flight.job.not_after_ms:
@@ -360,3 +368,24 @@ class Hub:
     async def _notify(self) -> None:
         async with self.telemetry:
             self.telemetry.notify_all()
+
+
+def read_event(event: Event) -> tuple[str, News]:
+    """The event's body as text, and what it says; for a change of state that is the reason, maybe empty.
+
+    Raises BusError for a body that is not what its kind has: whoever is told of it later could break on it.
+    """
+    try:
+        text = event.body.decode() or "{}"
+        body = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
+        if event.kind == "res":
+            return text, ResourceResult.model_validate(body)
+        if event.kind == "done":
+            return text, Outcome.model_validate(body)
+        if event.kind == "out":
+            return text, Output(str(body["stream"]), str(body["text"]))
+        return text, str(body.get("reason", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BusError(f"event {event.seq} ({event.kind}) has a body that cannot be read") from None

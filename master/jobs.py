@@ -1,7 +1,7 @@
 """The one true state of a job, as a table: (state, what arrived) -> state. Pure; the store keeps the states.
 
 queued -> accepted -> started -> done | failed | unknown | cancelled
-queued -> refused | expired
+queued -> refused; queued, accepted -> expired
 done and failed win over a cancel that races with them; what is not in the table changes nothing.
 """
 
@@ -24,6 +24,7 @@ _TABLE: dict[tuple[str, str], str] = {
     **{(state, "failed"): "failed" for state in OPEN},
     **{(state, "interrupted"): "unknown" for state in OPEN},
     **{(state, "cancelled"): "cancelled" for state in OPEN},
+    **{(state, "expired"): "expired" for state in OPEN},  # the minion had no time left to begin it
     **{(state, "forgotten"): "unknown" for state in ("accepted", "started")},  # HELLO of a new journal
 }
 

@@ -191,20 +191,43 @@ class Store:
         )
 
     async def job_state(self, jid: str, att: int, state: str, message: str = "", ended: float | None = None) -> None:
+        """Changes nothing when the job has ended: an end is final, whatever was on its way at the same time."""
         await self.write(
             lambda db: db.execute(
-                "update jobs set state=?, message=?, ended=coalesce(?, ended) where jid=? and att=?",
+                "update jobs set state=?, message=?, ended=coalesce(?, ended) where jid=? and att=?"
+                " and state in ('queued','accepted','started')",
                 (state, message, ended, jid, att),
             )
         )
 
-    async def open_jobs(self) -> list[tuple[str, int, str, str]]:
-        """(jid, att, node, state) of jobs that have not ended."""
+    async def jobs(self, operation: str) -> list[tuple[str, str, str, str]]:
+        """(node, state, message, outcome as JSON or "") of an operation's jobs, the oldest first."""
         return await self.read(
             lambda db: db.execute(
-                "select jid, att, node, state from jobs where state in ('queued','accepted','started')"
+                "select node, state, message, outcome from jobs where operation=? order by jid", (operation,)
             ).fetchall()
         )
+
+    async def settle_overdue(self, now: float) -> None:
+        """Jobs that nobody waits for any more, since the master was restarted, end with their deadline."""
+        await self.write(
+            lambda db: db.execute(
+                "update jobs set state=case state when 'queued' then 'expired' else 'unknown' end, ended=?,"
+                " message='its deadline has passed'"
+                " where state in ('queued','accepted','started') and not_after_ms < ?",
+                (now, int(now * 1000)),
+            )
+        )
+
+    async def begin_stream(self, node: str, epoch: str, after: int) -> int:
+        """The high water of that stream, raised to `after` if it was lower: older events can never be had again."""
+
+        def work(db: sqlite3.Connection) -> int:
+            high = max(_high_water(db, node, epoch), after)
+            db.execute("insert or replace into streams values (?,?,?)", (node, epoch, high))
+            return high
+
+        return await self.write(work)
 
     async def high_water(self, node: str, epoch: str) -> int:
         return await self.read(lambda db: _high_water(db, node, epoch))

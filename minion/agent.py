@@ -165,8 +165,10 @@ class Agent:
     async def _greet(self, dialer: Dialer) -> Welcome | None:
         hello = Hello(
             epoch=self.journal.epoch,
+            spool_lo=self.journal.lowest(),
             spool_hi=self.journal.highest(),
             acked=self.journal.acked,
+            mepoch=self.journal.master_epoch,
             open=self.journal.open_jobs(),
             facts=await asyncio.to_thread(survey, __version__),
         )
@@ -281,8 +283,14 @@ class Agent:
                     line.sent = event.seq
 
     async def _beat(self, line: _Line) -> None:
+        """PING; and when a whole beat long nothing that was sent has been acknowledged, it is sent again."""
+        acked = -1
         while True:
             await line.dialer.send(encode(Ping(mono_ms=int(time.monotonic() * 1000), running=self.worker.running())))
+            if acked == self.journal.acked < line.sent:
+                line.sent = acked
+                self._news.set()
+            acked = self.journal.acked
             await asyncio.sleep(PING_S)
 
     async def _sample(self) -> None:
@@ -290,9 +298,12 @@ class Agent:
         while True:
             look = self.sampler.sample if self._ended.is_set() else self.sampler.poll
             self._ended.clear()
-            sample = await asyncio.to_thread(look)
-            if sample is not None and self._line is not None:
-                await self._line.dialer.send(encode(Telemetry(sample=sample)))
+            try:
+                sample = await asyncio.to_thread(look)
+                if sample is not None and self._line is not None:
+                    await self._line.dialer.send(encode(Telemetry(sample=sample)))
+            except Exception:
+                log.exception("this sample is lost; the next one is tried")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), POLL_S)
 
@@ -321,7 +332,7 @@ class Agent:
             answer = await ask(self.settings, self.keys)
             if answer is None:
                 log.warning(
-                    "no answer from the master at %s; check that it runs, the address, the firewall and the fingerprint",
+                    "no answer from the master at %s; check that it runs, its address and fingerprint, and firewalls",
                     self.settings.master,
                 )
                 return

@@ -32,7 +32,7 @@ create table if not exists events (
     seq integer primary key, jid text not null, att integer not null, kind text not null, body blob not null);
 create table if not exists debts (id text primary key);
 """
-_KEEP_ACKNOWLEDGED = 5000  # rows: a master restored from a backup can ask for them again
+_KEEP_ACKNOWLEDGED = 1000  # rows, of which an output line has up to 32 KiB: a restored master can ask for them again
 _FORGET_AFTER_MS = 24 * 3600 * 1000
 
 
@@ -118,6 +118,12 @@ class Journal:
         with self._lock:
             row = self._db.execute("select max(seq) from events").fetchone()
         return max(int(row[0] or 0), self._acked)
+
+    def lowest(self) -> int:
+        """The oldest event still held; one more than the highest when none is."""
+        with self._lock:
+            row = self._db.execute("select min(seq) from events").fetchone()
+        return int(row[0]) if row[0] is not None else self.highest() + 1
 
     def events_after(self, seq: int, limit: int) -> list[StoredEvent]:
         with self._lock:

@@ -41,21 +41,25 @@ async def _stream(
         )
     except FileNotFoundError:
         return 127, f"{argv[0]}: command not found"
-    except PermissionError:
-        return 126, f"{argv[0]}: not executable"
+    except OSError as error:
+        return 126, f"{argv[0]}: not executable: {error.strerror}"
+    except ValueError:
+        return 126, "a command cannot hold a NUL character"
     assert process.stdout is not None and process.stderr is not None
     readers = asyncio.gather(
         _pass_on(process.stdout, "stdout", output), _pass_on(process.stderr, "stderr", output), process.wait()
     )
     loop = asyncio.get_running_loop()
     deadline, why = loop.time() + timeout_s, ""
-    while not readers.done():
+    while not readers.done() and loop.time() < deadline + 2 * _GRACE_S:
         await asyncio.wait([readers], timeout=0.1)
         if not why and (cancelled() or loop.time() > deadline):
-            why = "cancelled" if cancelled() else f"still running after {timeout_s:g} s, ended"
+            why, deadline = "cancelled" if cancelled() else f"still running after {timeout_s:g} s, ended", loop.time()
             _signal_group(process.pid, signal.SIGTERM)
             loop.call_later(_GRACE_S, _signal_group, process.pid, signal.SIGKILL)
-    await readers
+    if not readers.done():  # something that left the group holds the pipes; it is not waited for
+        readers.cancel()
+        await asyncio.gather(readers, return_exceptions=True)
     code = process.returncode if process.returncode is not None else 1
     if why:
         return 124, why

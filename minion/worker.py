@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..common.errors import PghaError
-from ..common.messages import Job, Running
+from ..common.messages import EventKind, Job, Running
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.converge import Debts, MemoryDebts, converge
 from ..states.kinds import decode
@@ -24,6 +24,8 @@ from .functions import Call, call
 from .journal import Journal
 
 log = logging.getLogger("pgha.minion.worker")
+
+OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
 
 
 @dataclass
@@ -69,8 +71,10 @@ class Worker:
     def _run(self, current: _Current) -> None:
         job = current.job
         try:
-            if current.cancelled.is_set():
-                self._journal.finish(job.jid, job.att, "cancelled", {})
+            if current.cancelled.is_set() or _too_late(current):
+                kind: EventKind = "cancelled" if current.cancelled.is_set() else "expired"
+                self._journal.finish(job.jid, job.att, kind, {"reason": "it had not begun"})
+                self._wake()
                 return
             self._journal.start(job.jid, job.att)
             self._wake()
@@ -125,10 +129,23 @@ class Worker:
     def _call(self, current: _Current) -> Outcome:
         job = current.job
 
+        room = OUTPUT_LIMIT
+
         def output(stream: str, text: str) -> None:
+            nonlocal room
+            if room <= 0:
+                return
+            room -= len(text)
+            if room <= 0:
+                text += f"\n[pgha: the rest of the output is left out; a job may have {OUTPUT_LIMIT >> 20} MiB]\n"
             self._journal.record(job.jid, job.att, "out", {"stream": stream, "text": text})
             self._wake()
 
         request = Call.model_validate_json(job.document)
         current.resource = request.function
         return call(request, self._system, output, current.cancelled.is_set)
+
+
+def _too_late(current: _Current) -> bool:
+    """Its time was over while it waited for the job before it: nothing begins after its deadline."""
+    return time.monotonic() - current.since > current.job.ttl_ms / 1000

@@ -51,9 +51,13 @@ def accept(screen: Terminal, name: str, fingerprint: str, everyone: bool, yes: b
     """Accept the pending key of NAME, or with --all every pending key, after showing the fingerprints."""
     if bool(name) == everyone:
         raise click.UsageError("Give either the NAME of a node or --all.")
+    from ...common.errors import UserError
+
     if everyone and fingerprint:
         raise click.UsageError("--fingerprint belongs to one NAME.")
-    pending = _chosen(screen, name, "pending")
+    pending = _chosen(screen, name, "pending", fingerprint)
+    if name and len(pending) > 1:
+        raise UserError(f"{len(pending)} keys are waiting as {name}; say which with --fingerprint.")
     if not pending:
         screen.result("No key is pending.")
         return
@@ -128,13 +132,21 @@ def _keys(end: End) -> list[Key]:
     return [key for key in keys if isinstance(key, dict)]
 
 
-def _chosen(screen: Terminal, name: str, state: str) -> list[Key]:
-    """The keys in that state, of that name if one is given. Raises UserError when the name has none."""
+def _chosen(screen: Terminal, name: str, state: str, fingerprint: str = "") -> list[Key]:
+    """The keys in that state, of that name if one is given. Raises UserError when the name has none.
+
+    A fingerprint names the one key, which may also be one that was rejected or revoked before.
+    """
     from ...common.errors import UserError
     from ...common.settings import nearest
 
     keys = _keys(_ask(screen, "keys.list"))
     fitting = [key for key in keys if key.get("state") == state and name in ("", key.get("name"))]
+    if fingerprint:
+        fitting = [key for key in keys if (key.get("name"), key.get("fingerprint")) == (name, fingerprint)]
+        if not fitting:
+            raise UserError(f"No key of {name} has the fingerprint {fingerprint}; see: pgha-master keys list")
+        return fitting
     if name and not fitting:
         is_ = next((str(key.get("state")) for key in keys if key.get("name") == name), "")
         known = nearest(name, [str(key.get("name")) for key in keys if key.get("state") == state])

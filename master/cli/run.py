@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..progress import Line, NodeDone, Output
 
 FUNCTIONS = ("ping", "facts", "cmd", "service.status", "patroni.list", "etcd.health", "write_probe")
-NO_ANSWER = frozenset({"unknown", "expired", "lost", "no_answer"})
+NO_ANSWER = frozenset({"unknown", "expired", "silent"})
 _ARGV = "pgha.argv"
 
 
