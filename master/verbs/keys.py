@@ -34,6 +34,7 @@ async def list_keys(master: Master, request: Request) -> AsyncIterator[Any]:
                 "state": row.state,
                 "fingerprint": fingerprint(public_from_text(row.public_key)),
                 "seen_s": round(seen, 1),
+                "connected": row.state == "accepted" and master.hub.connected(row.name),
                 "address": row.address,
                 "since": row.since,
                 "note": row.note,
