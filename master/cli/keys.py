@@ -143,10 +143,8 @@ def _chosen(screen: Terminal, name: str, state: str, fingerprint: str = "") -> l
     keys = _keys(_ask(screen, "keys.list"))
     fitting = [key for key in keys if key.get("state") == state and name in ("", key.get("name"))]
     if fingerprint:
-        fitting = [key for key in keys if (key.get("name"), key.get("fingerprint")) == (name, fingerprint)]
-        if not fitting:
-            raise UserError(f"No key of {name} has the fingerprint {fingerprint}; see: pgha-master keys list")
-        return fitting
+        exact = [key for key in keys if (key.get("name"), key.get("fingerprint")) == (name, fingerprint)]
+        return exact or [{"name": name, "fingerprint": fingerprint}]  # the master decides, and says why not
     if name and not fitting:
         is_ = next((str(key.get("state")) for key in keys if key.get("name") == name), "")
         known = nearest(name, [str(key.get("name")) for key in keys if key.get("state") == state])
