@@ -77,7 +77,13 @@ class Fleet:
         )
 
     async def call(
-        self, function: str, arguments: Mapping[str, Sequence[str]], timeout_s: float, *, show: bool = False
+        self,
+        function: str,
+        arguments: Mapping[str, Sequence[str]],
+        timeout_s: float,
+        *,
+        show: bool = False,
+        silence_s: float = CALL_SILENCE_S,
     ) -> dict[str, Answer]:
         """Call a function on the nodes that `arguments` names, side by side. `show`: lines go to who follows."""
         return await self._all(
@@ -93,17 +99,19 @@ class Fleet:
                 for node in arguments
             },
             "" if not show else "show",
-            calls=True,
+            silence_s,
         )
 
-    async def _all(self, orders: Mapping[str, Callable[[], Any]], step: str, calls: bool = False) -> dict[str, Answer]:
-        answers = await asyncio.gather(*(self._one(node, order, step, calls) for node, order in orders.items()))
+    async def _all(
+        self, orders: Mapping[str, Callable[[], Any]], step: str, silence_s: float = STATE_SILENCE_S
+    ) -> dict[str, Answer]:
+        answers = await asyncio.gather(*(self._one(node, order, step, silence_s) for node, order in orders.items()))
         return {answer.node: answer for answer in answers}
 
-    async def _one(self, node: str, order: Callable[[], Any], step: str, calls: bool) -> Answer:
+    async def _one(self, node: str, order: Callable[[], Any], step: str, silence_s: float) -> Answer:
         flight: Flight = await order()
         answer = Answer(node)
-        async for news in self._hub.follow(flight, CALL_SILENCE_S if calls else STATE_SILENCE_S):
+        async for news in self._hub.follow(flight, silence_s):
             if isinstance(news, ResourceResult):
                 answer.results.append(news)
                 if step != PLAN and news.status is not Status.SKIPPED:  # the Plan line shows both

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..common.cluster import Cluster
-from ..common.errors import Refused, UserError
+from ..common.errors import HostError, Refused, UserError
 from ..common.results import ResourceResult, Status
 from ..states import catalog
 from ..states.resource import AnyResource
@@ -25,15 +25,16 @@ from .progress import End, NodePlan, Plan, Step
 from .progress import Gate as GateLine
 from .replacement import replacement
 from .seams import Headquarters
-from .stages import LEADER, STAGES, Stage, concerned, is_fresh, stage_waves, steady
+from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady
 
 StepState = Literal["done", "failed"]
 
 CONNECT_S = 10.0
+ANSWER_S = 4.0
 FRESH_S = 20.0
 
 
-class Failed(Exception):
+class Failed(HostError):
     """A step did not succeed. The text is the End's message."""
 
 
@@ -53,6 +54,7 @@ class Rollout:
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
         self._unplanned: set[str] = set()
+        self._led = False  # somebody led when this was planned
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
@@ -82,7 +84,7 @@ class Rollout:
             await self._replace_lost_members()
             for stage in STAGES:
                 results = await self._stage(stage, results)
-            if self.counts["changed"] or not self.only:
+            if not self.only or (self.counts["changed"] and self._led):
                 await self._verify(changed=self.counts["changed"] > 0)
         except Failed as error:
             return End(exit=1, message=str(error), data=self._data(since))
@@ -101,16 +103,21 @@ class Rollout:
         accepted = hub.accepted()
         while self.master.clock.monotonic() < deadline and not all(hub.connected(n) for n in names if n in accepted):
             await asyncio.sleep(0.2)
-        connected = {name: hub.connected(name) for name in names}
+        connected = await self._answering([name for name in names if hub.connected(name)])
         problems = preflight.keys_and_lines(self.cluster, await self.master.store.minions(), connected)
-        facts = {name: known for name in names if connected[name] and (known := hub.facts(name))}
+        facts = {name: known for name in names if connected.get(name) and (known := hub.facts(name))}
         problems += preflight.hosts(self.cluster, facts)
         problems += preflight.clocks(self._clock_offsets(names))
         problems += self._other_clusters(names)
         if problems:
-            await self._step("preflight", "failed", since=since, detail=f"{len(problems)} problems")
+            await self._step("preflight", "failed", since=since, detail=_counted(len(problems), "problem"))
             raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
         await self._step("preflight", "done", since=since, detail=f"{len(names)} nodes connected, systems supported")
+
+    async def _answering(self, names: Sequence[str]) -> dict[str, bool]:
+        """Ask: a line may look alive for some seconds after its host has died."""
+        answers = await self.fleet.call("ping", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
+        return {name: answer.ok for name, answer in answers.items()}
 
     def _clock_offsets(self, names: Sequence[str]) -> dict[str, float]:
         now, mono = self.master.clock.now(), self.master.clock.monotonic()
@@ -149,7 +156,7 @@ class Rollout:
             if data.get("mirror"):
                 problems.append(f"{node}: the package mirror cannot be reached: {data['mirror']}")
         if problems:
-            await self._step("ports, mirror", "failed", since=since, detail=f"{len(problems)} problems")
+            await self._step("ports, mirror", "failed", since=since, detail=_counted(len(problems), "problem"))
             raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
         await self._step("ports, mirror", "done", since=since, detail="ports free, package mirror reachable")
 
@@ -177,6 +184,7 @@ class Rollout:
     async def _plan(self) -> Plan:
         since = self.master.clock.monotonic()
         health = await self._fresh_health()
+        self._led = health.leader != ""
         compiled = await self._compile(self._chosen())
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
@@ -195,7 +203,7 @@ class Rollout:
         if plan.change_count:
             plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
         await self.operation.emit(plan)
-        await self._step("plan", "done", since=since, detail=f"{plan.change_count} changes")
+        await self._step("plan", "done", since=since, detail=_counted(plan.change_count, "change"))
         return plan
 
     async def _fresh_health(self) -> ClusterHealth:
@@ -214,6 +222,8 @@ class Rollout:
     async def _stage(
         self, stage: Stage, results: dict[str, tuple[ResourceResult, ...]]
     ) -> dict[str, tuple[ResourceResult, ...]]:
+        if self.only and not set(self.only) & set(stage.documents):
+            return results
         health = self.master.health(self.cluster)
         nodes = concerned(stage, results)
         if self._unplanned & set(stage.documents):
@@ -224,6 +234,8 @@ class Rollout:
         order = stage_waves(stage, self.cluster, nodes, results, health)
         founding = stage.name == "patroni" and health.leader == "" and len(order) > 1
         for number, wave in enumerate(order):
+            if disturbing(stage, wave, results) and spares(wave)(self.master.health(self.cluster)) != gates.OPEN:
+                await self._gate(stage.name, "etcd can spare the member", spares(wave), 60.0, ())
             await self._wave(stage, wave)
             last = number == len(order) - 1
             if founding and number == 0:
@@ -239,11 +251,16 @@ class Rollout:
         documents = [d for d in stage.documents if not self.only or d in self.only]
         for node in wave:
             await self.operation.emit(Step(step=stage.name, node=node, state="started"))
-        answers = await self.fleet.converge("apply", await self._compile(wave), documents, stage.name)
-        for answer in answers.values():
+        compiled = await self._compile(wave)
+
+        async def one(node: str) -> Answer:
+            answer = (await self.fleet.converge("apply", {node: compiled[node]}, documents, stage.name))[node]
             await self._settle(stage.name, answer)
+            return answer
+
+        answers = await asyncio.gather(*(one(node) for node in wave))
         self.critical_path_s += self.master.clock.monotonic() - since
-        if bad := [a for a in answers.values() if not a.ok]:
+        if bad := [a for a in answers if not a.ok]:
             raise Failed(f"{stage.name}: {bad[0].node}: {bad[0].why()}")
 
     async def _settle(self, step: str, answer: Answer) -> None:
@@ -295,7 +312,7 @@ class Rollout:
             return
         for _ in self.cluster.etcd_nodes:
             lost = replacement(self.cluster, self.master.health(self.cluster))
-            if lost is None:
+            if lost is None or lost.node not in self._chosen():
                 return
             since = self.master.clock.monotonic()
             await self.master.store.note(self.cluster.name, f"etcd_joins:{lost.node}", "yes")
@@ -355,6 +372,10 @@ class Rollout:
             "timings": self.timings,
             "critical_path_s": round(self.critical_path_s, 2),
         }
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _spoken(seconds: float) -> str:

@@ -1,0 +1,30 @@
+"""The fixture that the tests of a whole cluster share: booting takes long, so there is one a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from labsite import Site
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Three bare nodes with an accepted minion each, and a running master."""
+    if shutil.which("psql") is None:
+        pytest.fail("these tests connect as an application would: apt-get install postgresql-client")
+    site = Site(f"t{os.getpid()}", tmp_path_factory.mktemp("master"))
+    try:
+        site.lab("up")
+        status = json.loads(site.lab("status", "--json").out)
+        site.nodes = {node["name"]: node["address"] for node in status["nodes"]}
+        network = site.nodes["pg-node1"].rsplit(".", 2)[0]
+        assert site.pgha("init", "--listen", f"{network}.0.1").rc == 0
+        site.start_master()
+        yield site
+    finally:
+        site.stop_master()
+        site.lab("down")

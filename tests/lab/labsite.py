@@ -1,0 +1,155 @@
+"""A lab of its own, a master on this machine, and what a person would type: nothing here reaches into pgha's code.
+
+The whole life of a cluster is one module's tests in the order of the file, since booting and building take minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAB = REPOSITORY / "packaging/lab/lab"
+MASTER = Path(sys.executable).parent / "pgha-master"
+
+
+def wait_until(what: str, holds: Callable[[], Any], timeout_s: float, pause_s: float = 0.2) -> Any:
+    """What `holds` gives once it is true. Fails with `what` and the last answer when it never was."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := holds()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:g} s until {what}; last seen: {answer!r}")
+        time.sleep(pause_s)
+    return answer
+
+
+@dataclass
+class Said:
+    rc: int
+    out: str
+    err: str
+
+
+@dataclass
+class Site:
+    """A lab, its master, and a definition of a cluster called prod."""
+
+    name: str
+    root: Path
+    nodes: dict[str, str] = field(default_factory=dict)  # name -> address
+    daemon: subprocess.Popen[bytes] | None = None
+    said: list[str] = field(default_factory=list)  # all that pgha-master ever printed
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PGHA_LAB": self.name, "PGHA_ROOT": str(self.root), "NO_COLOR": "1"}
+
+    def run(self, argv: list[str], timeout_s: float = 120.0, stdin: str = "") -> Said:
+        done = subprocess.run(
+            argv, env=self.environment, capture_output=True, text=True, timeout=timeout_s, input=stdin, check=False
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def lab(self, *words: str, timeout_s: float = 600.0) -> Said:
+        said = self.run([sys.executable, str(LAB), *words], timeout_s)
+        assert said.rc == 0, f"lab {' '.join(words)}: {said.err}"
+        return said
+
+    def on(self, node: str, *argv: str, timeout_s: float = 120.0) -> Said:
+        """Run a command on a node, as its root."""
+        return self.run([*self.lab_exec(node), *argv], timeout_s)
+
+    def ok(self, node: str, *argv: str) -> str:
+        said = self.on(node, *argv)
+        assert said.rc == 0, f"{node}: {' '.join(argv)}: rc {said.rc}\n{said.out}{said.err}"
+        return said.out
+
+    def pgha(self, *words: str, timeout_s: float = 600.0, stdin: str = "") -> Said:
+        said = self.run([str(MASTER), *words], timeout_s, stdin)
+        self.said += [said.out, said.err]
+        return said
+
+    def data(self, *words: str) -> dict[str, Any]:
+        said = self.pgha(*words, "--json")
+        assert said.rc == 0, said.err
+        answer: dict[str, Any] = json.loads(said.out)["data"]
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        return self.data("status", "prod")
+
+    def psql(self, node: str, port: int, sql: str, extra: str = "") -> Said:
+        """As an application would: from outside, TLS verified in full, client certificate and password."""
+        tls = self.root / "app"
+        return self.run(
+            [
+                "psql",
+                "-X",
+                "-Atc",
+                sql,
+                f"host={self.nodes[node]} port={port} dbname=postgres user=app password=from-the-test connect_timeout=5"
+                f" sslmode=verify-full sslrootcert={tls}/ca.crt sslcert={tls}/app.crt sslkey={tls}/app.key {extra}",
+            ],
+            30.0,
+        )
+
+    def lab_exec(self, node: str) -> list[str]:
+        return [sys.executable, str(LAB), "exec", node, "--"]
+
+    # ---- the master
+
+    def start_master(self) -> None:
+        with (self.root / "master.log").open("ab") as log:
+            self.daemon = subprocess.Popen([str(MASTER), "serve"], env=self.environment, stdout=log, stderr=log)
+        wait_until("the master answers", lambda: self.pgha("keys", "list").rc == 0, 20)
+
+    def stop_master(self, number: int = signal.SIGTERM) -> None:
+        if self.daemon is not None:
+            self.daemon.send_signal(number)
+            self.daemon.wait(20)
+            self.daemon = None
+
+    # ---- minions
+
+    def enrol(self, node: str) -> Said:
+        fingerprint = self.data("keys", "list")["master_fingerprint"]
+        host = self.nodes[node].rsplit(".", 2)[0] + ".0.1"
+        return self.on(node, "pgha-minion", "enrol", "--master", host, "--fingerprint", fingerprint)
+
+    def connected(self) -> set[str]:
+        said = self.pgha("run", "*", "ping", "--json")
+        lines = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
+        return {line["node"] for line in lines if line.get("kind") == "node_done" and line["state"] == "done"}
+
+    def define(self, **changes: str) -> Path:
+        """Write the definition; `changes` replace whole top-level lines or add them."""
+        network = self.nodes["pg-node1"].rsplit(".", 2)[0]
+        lines = {
+            "schema": "pgha/v1",
+            "cluster": "prod",
+            "entrypoint": "postgres.example.internal",
+            "access": f"{{admin: [{network}.0.1/32], clients: [{network}.0.0/16]}}",
+            "rto": "fast",
+            "rpo": "zero",
+            **changes,
+        }
+        nodes = {
+            "pg-node1": f"{{address: {self.nodes['pg-node1']}, region: eu-west}}",
+            "pg-node2": f"{{address: {self.nodes['pg-node2']}, region: us-east}}",
+            "witness-node": f"{{address: {self.nodes['witness-node']}, region: us-west, role: witness}}",
+        }
+        text = "".join(f"{key}: {value}\n" for key, value in lines.items()) + "nodes:\n"
+        text += "".join(f"  {name}: {fields}\n" for name, fields in nodes.items())
+        path = self.root / "etc/pgha/clusters/prod.yml"
+        path.write_text(text)
+        return path
