@@ -13,7 +13,7 @@ from ..common.results import Disruption, Impact, ResourceResult, Status
 from . import gates
 from .gates import Gate
 from .observed import ClusterHealth
-from .waves import waves
+from .waves import disruptive, waves
 
 LAG_LIMIT = 10 * 1024**2  # bytes
 
@@ -101,6 +101,24 @@ def disruptions_of(results: Sequence[ResourceResult], documents: Sequence[str]) 
         for change in result.changes
         if change.disruption.impact is not Impact.NONE
     ]
+
+
+def disturbing(stage: Stage, wave: Sequence[str], plans: Mapping[str, Sequence[ResourceResult]]) -> bool:
+    return any(disruptive(disruptions_of(plans.get(node, ()), stage.documents)) for node in wave)
+
+
+def spares(wave: Sequence[str]) -> Gate:
+    """Closed while etcd has a quorum that it would lose with these nodes; one that is lost already cannot be harmed."""
+
+    def gate(health: ClusterHealth) -> gates.GateResult:
+        well = [node.name for node in health.etcd_nodes if node.etcd in ("leader", "follower")]
+        left = [name for name in well if name not in wave]
+        if len(left) >= health.quorum.majority or len(well) < health.quorum.majority:
+            return gates.OPEN
+        ill = ", ".join(node.name for node in health.etcd_nodes if node.name not in well)
+        return gates.Closed(f"without {', '.join(wave)} etcd would have no quorum, since {ill} is not healthy")
+
+    return gate
 
 
 def concerned(stage: Stage, plans: Mapping[str, Sequence[ResourceResult]]) -> list[str]:

@@ -3,8 +3,9 @@
 Rules:
 1. What disturbs nothing goes first, on all nodes together.
 2. What restarts or reboots goes one node at a time, so never two quorum members, nor primary and replica, at once.
-3. Those who matter least go first: who holds no database, then replicas, the synchronous one after the others, then
-   etcd's leader; the leader of PostgreSQL is last, when everybody who may take over is already done.
+3. Those who matter least go first: who is no healthy member of etcd anyway, who holds no database, then replicas, the
+   synchronous one after the others, then etcd's leader; the leader of PostgreSQL is last, when everybody who may take
+   over is already done.
 4. Before anything runs (`fresh`) there is nothing to disturb, and etcd needs all its members at the same time.
 """
 
@@ -47,9 +48,10 @@ def disruptive(disruptions: Sequence[Disruption]) -> bool:
     )
 
 
-def _weight(node: NodeView, health: ClusterHealth) -> tuple[bool, bool, bool, bool, bool, str]:
+def _weight(node: NodeView, health: ClusterHealth) -> tuple[bool, bool, bool, bool, bool, bool, str]:
     """Larger is later. A data node that says it leads, or of which nothing is known, might be the leader."""
     leads = node.name == health.leader
     may_lead = node.is_data and (not node.fresh or node.role == LEADING)
     synchronous = node.role in ("sync_standby", "quorum_standby")
-    return (leads, may_lead, node.etcd == "leader", synchronous, node.is_data, node.name)
+    counts = node.etcd in ("leader", "follower", "unknown")
+    return (leads, may_lead, counts, node.etcd == "leader", synchronous, node.is_data, node.name)
