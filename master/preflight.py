@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..common.cluster import Cluster, Node
 from ..common.facts import DISTRIBUTION_POSTGRESQL, HostFacts, supported
+from ..states.documents.etcd import METRICS_PORT
 from .store import MinionRow
 
 MIN_DISK_BYTES = 2 * 1024**3
@@ -20,28 +21,43 @@ def keys_and_lines(cluster: Cluster, keys: Sequence[MinionRow], connected: Mappi
     problems = []
     for node in cluster.nodes:
         states = {row.state for row in keys if row.name == node.name}
-        if "accepted" in states:
-            if not connected.get(node.name, False):
-                problems.append(f"{node.name}: its minion is not connected; on that host: systemctl status pgha-minion")
-        elif states & {"pending", "conflict"}:
-            problems.append(
-                f"{node.name}: its key waits for you; compare it, then: pgha-master keys accept {node.name}"
-            )
-        else:
-            problems.append(
-                f"{node.name}: no minion has enrolled under that name; on that host: pgha-minion enrol --master ADDR "
-                "--fingerprint F (pgha-master keys list shows F)"
-            )
+        if "accepted" in states and connected.get(node.name, False):
+            continue
+        problems.append(f"{node.name}: {_not_there(node.name, states)}")
     return problems
 
 
-def hosts(cluster: Cluster, facts: Mapping[str, HostFacts]) -> list[str]:
-    """Every host is one that pgha knows, is who the definition says, and has room."""
+def _not_there(name: str, states: set[str]) -> str:
+    if "accepted" in states and "conflict" in states:
+        return (
+            "a host with another key asks to be it, and the one that was accepted is not connected; if the host was "
+            f"set up anew: pgha-master keys revoke {name}, then: pgha-master keys accept {name}"
+        )
+    if "accepted" in states:
+        return "its minion is not connected; on that host: systemctl status pgha-minion"
+    if states & {"pending", "conflict"}:
+        return f"its key waits for you; compare it, then: pgha-master keys accept {name}"
+    if states:
+        return (
+            f"its key has been {' and '.join(sorted(states))}, and no other one has come; it must enrol with a new key"
+        )
+    return (
+        "no minion has enrolled under that name; on that host: pgha-minion enrol --master ADDR --fingerprint F "
+        "(pgha-master keys list shows F)"
+    )
+
+
+def hosts(cluster: Cluster, facts: Mapping[str, HostFacts], free: Mapping[str, int] | None = None) -> list[str]:
+    """Every host is one that pgha knows, is who the definition says, and has room.
+
+    `free`: bytes under /var/lib by the newest sample; facts are as old as the minion's connection.
+    """
     problems = []
     for node in cluster.nodes:
         known = facts.get(node.name)
         if known is not None:
-            problems += [f"{node.name}: {text}" for text in _host(cluster, node, known)]
+            left = (free or {}).get(node.name, known.disk_free_bytes)
+            problems += [f"{node.name}: {text}" for text in (*_host(cluster, node, known), *_disk(left))]
     seen: dict[str, str] = {}
     for name, known in facts.items():
         if known.machine_id in seen:
@@ -66,12 +82,16 @@ def _host(cluster: Cluster, node: Node, facts: HostFacts) -> list[str]:
                 f"{cluster.postgresql.version}; set postgresql.version: {offered}, or postgresql.source: pgdg"
             )
     if node.address not in facts.addresses:
-        local = ", ".join(a for a in facts.addresses if not ipaddress.ip_address(a).is_loopback)
+        local = ", ".join(a for a in facts.addresses if not ipaddress.ip_address(a).is_loopback) or "none"
         problems.append(f"has no address {node.address}; it has {local}: mend nodes.{node.name}.address")
-    if facts.disk_free_bytes < MIN_DISK_BYTES:
-        free = facts.disk_free_bytes // 1024**2
-        problems.append(f"has {free} MiB free under /var/lib, {MIN_DISK_BYTES // 1024**2} are needed")
     return problems
+
+
+def _disk(free_bytes: int) -> list[str]:
+    if free_bytes >= MIN_DISK_BYTES:
+        return []
+    mib = 1024**2
+    return [f"has {free_bytes // mib} MiB free under /var/lib, {MIN_DISK_BYTES // mib} MiB are needed; make room there"]
 
 
 def clocks(offsets_s: Mapping[str, float]) -> list[str]:
@@ -88,7 +108,7 @@ def ports(cluster: Cluster, node: Node) -> dict[int, str]:
     """Which port on that node is for whom: number -> process name that may hold it."""
     wanted: dict[int, str] = {}
     if node.is_etcd:
-        wanted |= {cluster.etcd.client_port: "etcd", cluster.etcd.peer_port: "etcd"}
+        wanted |= {cluster.etcd.client_port: "etcd", cluster.etcd.peer_port: "etcd", METRICS_PORT: "etcd"}
     if node.is_data:
         wanted |= {cluster.postgresql.port: "postgres", cluster.patroni.restapi.port: "patroni"}
     if node.is_proxy:

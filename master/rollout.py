@@ -48,7 +48,7 @@ class Rollout:
     nodes: tuple[str, ...] = ()  # only these; empty: all
     only: tuple[str, ...] = ()  # only these documents; empty: all
     timings: list[dict[str, object]] = field(default_factory=list)
-    critical_path_s: float = 0.0
+    critical_path_s: float = 0.0  # the slowest node of each wave, the gates, the verification; not pgha's own looks
     counts: dict[str, int] = field(default_factory=lambda: {"changed": 0, "unchanged": 0, "failed": 0})
 
     def __post_init__(self) -> None:
@@ -106,7 +106,8 @@ class Rollout:
         connected = await self._answering([name for name in names if hub.connected(name)])
         problems = preflight.keys_and_lines(self.cluster, await self.master.store.minions(), connected)
         facts = {name: known for name in names if connected.get(name) and (known := hub.facts(name))}
-        problems += preflight.hosts(self.cluster, facts)
+        free = {p.name: p.sample.host.disk_free_bytes for p in hub.peers.values() if p.sample and p.sample.host}
+        problems += preflight.hosts(self.cluster, facts, free)
         problems += preflight.clocks(self._clock_offsets(names))
         problems += self._other_clusters(names)
         if problems:
@@ -259,7 +260,7 @@ class Rollout:
             return answer
 
         answers = await asyncio.gather(*(one(node) for node in wave))
-        self.critical_path_s += self.master.clock.monotonic() - since
+        self.critical_path_s += max((a.outcome.seconds for a in answers.values() if a.outcome), default=0.0)
         if bad := [a for a in answers if not a.ok]:
             raise Failed(f"{stage.name}: {bad[0].node}: {bad[0].why()}")
 
@@ -358,7 +359,6 @@ class Rollout:
     async def _step(self, step: str, state: StepState, *, since: float, detail: str = "") -> None:
         seconds = self.master.clock.monotonic() - since
         self.timings.append({"step": step, "node": "", "seconds": round(seconds, 2)})
-        self.critical_path_s += seconds
         await self.operation.emit(Step(step=step, state=state, detail=detail, seconds=seconds))
 
     def _closing(self, since: float) -> str:

@@ -16,7 +16,7 @@ from ..resources.patroni import PatroniConfig
 from ..resources.postgres import PostgresRole, Sql
 from .patroni import dynamic_settings
 
-_CHECK = f"""
+CHECK = f"""
 select has_table_privilege(r.oid, 'pgha.probe', 'select')
    and has_table_privilege(r.oid, 'pgha.probe', 'insert')
    and has_table_privilege(r.oid, 'pgha.probe', 'update')
@@ -46,5 +46,5 @@ def build(context: Context) -> list[AnyResource]:
         password=context.secrets["postgresql/probe"],
         attributes=("LOGIN", "CONNECTION LIMIT 20"),
     )
-    table = Sql(name="probe", database="postgres", check=_CHECK, statements=_STATEMENTS, requires=(probe.id,))
+    table = Sql(name="probe", database="postgres", check=CHECK, statements=_STATEMENTS, requires=(probe.id,))
     return [settings, probe, table]

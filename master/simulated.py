@@ -1,0 +1,286 @@
+"""The simulated nodes and what their daemons make of each other: the world that `simulation.py` plays in.
+
+What a daemon does follows from the units and files of the FakeSystems alone, so a document that forgets to start a
+unit, or that sets etcd up in the wrong way, is seen in the telemetry and not only in a list of actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from ..common.cluster import Cluster, Node
+from ..common.facts import HostFacts
+from ..common.results import Outcome
+from ..common.telemetry import Backend, EtcdMember, EtcdSample, HaproxySample, PatroniSample, Sample
+from ..states.certificates import certificates
+from ..states.converge import MemoryDebts
+from ..states.documents import database, etcd, haproxy, patroni, pki
+from ..states.system import CertificateFacts, FileFacts, UnitFacts
+from ..states.testing import FakeSystem
+from .health import PRIMARY, REPLICA
+from .testing import WAL, FakeCluster
+
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+YEAR_S = 365 * 86400.0
+LEADER_AFTER_S = 3.0  # from the start of the first Patroni to a leader
+STREAMS_AFTER_S = 8.0  # from the start of a replica, or of its leader, to streaming
+
+
+@dataclass
+class SimulatedNode:
+    """`key`: the state of its minion's key. `dies_at`: its minion is gone as soon as it comes to that resource or
+    document. `fragile`: unit -> Unix time; it does not work when it was started after that. `jobs`: mode and
+    documents, as they came.
+    """
+
+    facts: HostFacts
+    system: FakeSystem
+    debts: MemoryDebts = field(default_factory=MemoryDebts)
+    key: str = "accepted"
+    online: bool = True
+    clock_offset_s: float = 0.0
+    dies_at: str = ""
+    fragile: dict[str, float] = field(default_factory=dict)
+    listening: dict[str, str] = field(default_factory=dict)
+    mirror: str = ""
+    member_id: str = ""  # under which its etcd has data
+    has_database: bool = False
+    jobs: list[str] = field(default_factory=list)
+
+    def unit(self, name: str) -> UnitFacts:
+        return self.system.unit(name)
+
+    def runs(self, name: str) -> bool:
+        facts = self.unit(name)
+        return facts.active == "active" and facts.started_at <= self.fragile.get(name, float("inf"))
+
+
+class World:
+    """`leader`: who leads PostgreSQL, "" for nobody. `members`: etcd's own list. `calls`: all but ping."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.nodes = {node.name: SimulatedNode(bare_facts(node), bare_system(cluster, node)) for node in cluster.nodes}
+        self.leader = ""
+        self.members: list[EtcdMember] = []
+        self.calls: list[tuple[str, str, tuple[str, ...]]] = []
+        self._ids = 0
+        self._dcs: dict[str, Any] | None = None  # Patroni's dynamic configuration, of the cluster and no node
+
+    def wipe(self, name: str) -> None:
+        """The host is set up anew: everything on it is gone, and its minion has enrolled again."""
+        node = self.cluster.node(name)
+        self.nodes[name] = replace(
+            self.nodes[name],
+            system=bare_system(self.cluster, node),
+            debts=MemoryDebts(),
+            member_id="",
+            has_database=False,
+        )
+        if self.leader == name:
+            self.leader = ""
+
+    # ---- what is asked of a node
+
+    def sample(self, name: str, now: float) -> Sample:
+        """What the minion of that node would send at that time (Unix s)."""
+        self._turn(now)
+        node, definition = self.nodes[name], self.cluster.node(name)
+        healthy = FakeCluster(self.cluster, leader=self.leader, etcd_leader=self._etcd_leader()).healthy(definition)
+        return healthy.model_copy(
+            update={
+                "at": now + node.clock_offset_s,
+                "etcd": self._etcd(name, healthy.etcd),
+                "patroni": self._patroni(name, healthy.patroni, now),
+                "haproxy": self._haproxy(name, now),
+                "data_directory_present": node.has_database,
+            }
+        )
+
+    def call(self, name: str, function: str, arguments: Sequence[str]) -> Outcome:
+        node = self.nodes[name]
+        if function == "ping":
+            return Outcome(ok=True)
+        self.calls.append((name, function, tuple(arguments)))
+        if function == "preflight":
+            return Outcome(ok=True, data={"listening": node.listening, "mirror": node.mirror})
+        if function == "write_probe":
+            replicas = [other for other in self.nodes if other != self.leader and self.nodes[other].has_database]
+            ok = bool(self.leader) and node.runs("haproxy")
+            data: dict[str, object] = {
+                "primary": self.leader,
+                "write_ms": 2,
+                "replica": replicas[0] if replicas else "-",
+            }
+            return Outcome(ok=ok, data=data, message="" if ok else "no server")
+        if function == "etcd.replace":
+            return self._replace(*arguments)
+        return Outcome(ok=False, message=f"there is no function {function}")
+
+    # ---- the daemons
+
+    def _turn(self, now: float) -> None:
+        """Everything that happens by itself has happened by now."""
+        self._join_etcd()
+        if not self._quorum() or (self.leader and not self.nodes[self.leader].runs("patroni")):
+            self.leader = ""
+        candidates = [n for n in self.cluster.data_nodes if self._patroni_for(n.name, now) >= LEADER_AFTER_S]
+        owners = [n for n in candidates if self.nodes[n.name].has_database]
+        known = any(node.has_database for node in self.nodes.values())
+        if not self.leader and self._quorum() and (owners or (candidates and not known)):
+            self.leader = (owners or candidates)[0].name
+        for definition in self.cluster.data_nodes:
+            self._database(definition.name, now)
+
+    def _database(self, name: str, now: float) -> None:
+        node = self.nodes[name]
+        up = self.leader != "" and self._patroni_for(name, now) >= LEADER_AFTER_S
+        leads = name == self.leader
+        node.system.server, node.system.replica = up, up and not leads
+        node.system.patroni_role = "primary" if leads else "replica"
+        if not up:
+            node.system.patroni_config = None
+            return
+        node.has_database = True
+        if self._dcs is None:
+            self._dcs = cast("dict[str, Any]", patroni.dynamic_settings(self.cluster))
+        node.system.patroni_config = self._dcs
+        origin = self.nodes[self.leader].system
+        node.system.roles, node.system.statements = origin.roles, origin.statements
+
+    def _patroni_for(self, name: str, now: float) -> float:
+        """For how many seconds Patroni has been running; negative when it does not."""
+        node = self.nodes[name]
+        return now - node.unit("patroni").started_at if node.runs("patroni") else -1.0
+
+    def _patroni(self, name: str, healthy: PatroniSample | None, now: float) -> PatroniSample | None:
+        node = self.nodes[name]
+        if healthy is None or node.unit("patroni").load == "not-found":
+            return None
+        running = self._patroni_for(name, now)
+        if running < 0:
+            return PatroniSample(error="connection refused")
+        if not self.leader:
+            return PatroniSample(reachable=True, state="starting")
+        if name == self.leader:
+            return healthy
+        since = min(running, self._patroni_for(self.leader, now) - LEADER_AFTER_S)
+        if since < STREAMS_AFTER_S:
+            return PatroniSample(reachable=True, role="replica", state="creating replica")
+        return healthy.model_copy(update={"received_bytes": WAL, "replayed_bytes": WAL})
+
+    def _haproxy(self, name: str, now: float) -> HaproxySample | None:
+        node = self.nodes[name]
+        if haproxy.CONFIG not in node.system.files:
+            return None
+        if not node.runs("haproxy"):
+            return HaproxySample(error="its socket does not answer")
+        up = {self.leader: PRIMARY} if self.leader else {}
+        for other in self.cluster.data_nodes:
+            if other.name != self.leader and self._streams(other.name, now):
+                up[other.name] = REPLICA
+        return HaproxySample(
+            backends=tuple(
+                Backend(name=backend, server=n.name, status="UP" if up.get(n.name) == backend else "DOWN")
+                for backend in (PRIMARY, REPLICA)
+                for n in self.cluster.data_nodes
+            )
+        )
+
+    def _streams(self, name: str, now: float) -> bool:
+        sample = self._patroni(name, PatroniSample(state="streaming"), now)
+        return sample is not None and sample.state == "streaming"
+
+    # ---- etcd
+
+    def _voting(self) -> list[str]:
+        ids = {member.id for member in self.members}
+        return [name for name, node in self.nodes.items() if node.member_id in ids and node.runs("etcd")]
+
+    def _quorum(self) -> bool:
+        return bool(self.members) and len(self._voting()) > len(self.members) // 2
+
+    def _etcd_leader(self) -> str:
+        voting = self._voting()
+        return voting[1 % len(voting)] if self._quorum() else ""
+
+    def _peer_url(self, node: Node) -> str:
+        return f"https://{node.address}:{self.cluster.etcd.peer_port}"
+
+    def _join_etcd(self) -> None:
+        """Who starts as founder or as an added member is one; who has forgotten that it was a member never is again."""
+        for definition in self.cluster.etcd_nodes:
+            node = self.nodes[definition.name]
+            if not node.runs("etcd") or node.member_id:
+                continue
+            config = node.system.files.get(etcd.CONFIG, FileFacts()).content or ""
+            joins = "initial-cluster-state: existing" in config
+            if not self.members and not joins:
+                self.members = [self._member(self._peer_url(n)) for n in self.cluster.etcd_nodes]
+            for at, listed in enumerate(self.members):
+                if self._peer_url(definition) in listed.peer_urls and not listed.started:
+                    node.member_id = listed.id
+                    self.members[at] = listed.model_copy(update={"name": definition.name, "started": True})
+
+    def _member(self, url: str) -> EtcdMember:
+        self._ids += 1
+        return EtcdMember(id=format(self._ids, "x"), peer_urls=(url,))
+
+    def _replace(self, member: str, name: str, url: str) -> Outcome:
+        if not self._quorum():
+            return Outcome(ok=False, message="etcdserver: no quorum")
+        self.members = [m for m in self.members if m.id != member]
+        self.members.append(self._member(url))
+        return Outcome(ok=True)
+
+    def _etcd(self, name: str, healthy: EtcdSample | None) -> EtcdSample | None:
+        node = self.nodes[name]
+        if healthy is None or node.unit("etcd").load == "not-found":
+            return None
+        if name not in self._voting() or not self._quorum():
+            why = "no quorum" if node.member_id else "connection refused"
+            return EtcdSample(error=why, data_present=bool(node.member_id), member_id=node.member_id)
+        return healthy.model_copy(update={"member_id": node.member_id, "members": tuple(self.members)})
+
+
+def bare_facts(node: Node, **changed: Any) -> HostFacts:
+    """A Debian 13 with nothing on it; `changed` is laid over it."""
+    values: dict[str, Any] = {
+        "hostname": node.name,
+        "machine_id": f"machine-{node.name}",
+        "boot_id": "1",
+        "os_id": "debian",
+        "os_version": "13",
+        "os_codename": "trixie",
+        "architecture": "amd64",
+        "kernel": "6.12",
+        "python": "3.13",
+        "cpus": 2,
+        "memory_bytes": 4 * 1024**3,
+        "disk_free_bytes": 50 * 1024**3,
+        "container": False,
+        "virtualization": "kvm",
+        "addresses": (node.address,),
+        "pgha_version": "0.1.0",
+    }
+    return HostFacts(**{**values, **changed})
+
+
+def bare_system(cluster: Cluster, node: Node) -> FakeSystem:
+    """The host under such facts; the authority signs what the definition gives to that node."""
+    system = FakeSystem()
+    system.files["/proc/sys/vm/swappiness"] = FileFacts("file", "60\n", "root", "root", 0o644)
+    system.issue = {
+        spec.name: CertificateFacts(
+            common_name=spec.common_name,
+            not_after=system.clock + YEAR_S,
+            sans=tuple(sorted(set(spec.sans))),
+            usages=tuple(sorted(spec.usages)),
+            ca_fingerprint=pki.fingerprint(PEM),
+        )
+        for spec in certificates(cluster, node)
+    }
+    system.checks[database.CHECK] = lambda statements: any("pgha.probe" in text for text in statements)
+    return system

@@ -1,0 +1,283 @@
+"""A cluster of simulated nodes under the real rollout: real documents, real `converge`, made-up daemons and time.
+
+Rules:
+1. Time is virtual: when everybody waits, the clock jumps to the next who need not. An hour's deadline costs nothing,
+   and a run is the same every time. When nobody is left to wait for, it raises instead of hanging.
+2. Every node is a FakeSystem. Its daemons are guessed from its units: etcd is healthy once a majority of its members
+   run, the first data node whose Patroni runs leads, the others copy it and stream.
+3. `nodes[...]` may be changed while a rollout runs; that is how a test breaks something.
+
+Shipped beside FakeSystem and FakeCluster, so that who writes a document can play a whole rollout of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections.abc import AsyncIterator, Collection, Coroutine
+from typing import Any, TypeVar
+
+from ..common.cluster import Cluster, Node
+from ..common.facts import HostFacts
+from ..common.messages import Job
+from ..common.names import new_job_id
+from ..common.results import Outcome, Status
+from ..common.secret import Secret
+from ..states import catalog
+from ..states.converge import MemoryDebts, converge
+from ..states.document import Context
+from ..states.kinds import decode
+from ..states.resource import AnyResource
+from . import health, jobs
+from .hub import Flight, News, Peer
+from .operations import Operation, Operations
+from .progress import End
+from .rollout import Rollout
+from .simulated import PEM, SimulatedNode, World
+from .store import MinionRow
+
+T = TypeVar("T")
+UNIX = 1_800_000_000.0
+ALIVE_S = 15.0
+BEAT_S = health.INTERVAL_S
+RESOURCE_S = 0.25  # how long a change takes
+
+
+class _Jumping(selectors.DefaultSelector):
+    """Instead of waiting for that long, it is that much later."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__()
+        self.now = now
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("everybody waits, and nothing will ever happen")
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Starts at that time, in seconds."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._jumping = _Jumping(now)
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+def play(work: Coroutine[Any, Any, T], now: float = 0.0) -> tuple[T, float]:
+    """Run to the end in virtual time; also the time at which that was."""
+    loop = VirtualLoop(now)
+    try:
+        return loop.run_until_complete(work), loop.time()
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+class LoopClock:
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def now(self) -> float:
+        return UNIX + self.monotonic()
+
+
+class MemoryStore:
+    """What `store.Store` keeps of a rollout, in dicts."""
+
+    def __init__(self, rows: list[MinionRow]) -> None:
+        self.rows = rows
+        self.noted: dict[tuple[str, str], str] = {}
+        self.kept: dict[str, list[str]] = {}
+
+    async def minions(self) -> list[MinionRow]:
+        return self.rows
+
+    async def notes(self, cluster: str) -> dict[str, str]:
+        return {key: value for (name, key), value in self.noted.items() if name == cluster}
+
+    async def note(self, cluster: str, key: str, value: str | None) -> None:
+        self.noted.pop((cluster, key), None)
+        if value is not None:
+            self.noted[cluster, key] = value
+
+    async def put_operation(self, operation: str, what: str, who: str, cluster: str, started: float) -> None:
+        self.kept[operation] = []
+
+    async def end_operation(self, operation: str, state: str, exit_code: int, message: str, ended: float) -> None:
+        pass
+
+    async def add_lines(self, operation: str, first: int, lines: list[str]) -> None:
+        self.kept[operation] += lines
+
+    async def lines(self, operation: str) -> list[str]:
+        return self.kept.get(operation, [])
+
+
+class SimulatedHub:
+    """Every job runs at once on its node, in a task of its own."""
+
+    def __init__(self, world: World, clock: LoopClock) -> None:
+        self._world, self._clock = world, clock
+        self.peers = {name: Peer(name, facts=node.facts) for name, node in world.nodes.items()}
+        self.telemetry = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connected(self, name: str) -> bool:
+        return self._clock.monotonic() - self.peers[name].heard < ALIVE_S
+
+    def facts(self, name: str) -> HostFacts | None:
+        return self.peers[name].facts
+
+    def accepted(self) -> frozenset[str]:
+        return frozenset(self.peers)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def beat(self) -> None:
+        """The telemetry of every node that is there, for ever."""
+        while True:
+            await self.sample(self.peers)
+            await asyncio.sleep(BEAT_S)
+
+    async def sample(self, names: Collection[str]) -> None:
+        now = self._clock.monotonic()
+        for name in names:
+            if self._world.nodes[name].online:
+                peer = self.peers[name]
+                peer.heard, peer.sampled, peer.sample = now, now, self._world.sample(name, self._clock.now())
+        async with self.telemetry:
+            self.telemetry.notify_all()
+
+    async def order(
+        self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
+    ) -> Flight:
+        text = json.dumps(document).encode()
+        cls = "call" if mode == "call" else "state"
+        values = {"jid": new_job_id(), "att": 1, "mepoch": 1, "cls": cls, "mode": mode, "not_after_ms": 1, "ttl_ms": 1}
+        flight = Flight(node, Job.model_validate({**values, "sha256": "0" * 64, "document": text}), "started")
+        if self._world.nodes[node].online:
+            self.spawn(self._run(flight))
+        return flight
+
+    async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
+        while True:
+            try:
+                news = await asyncio.wait_for(flight.news.get(), silence_s)
+            except asyncio.TimeoutError:
+                yield "silent"
+                return
+            yield news
+            if isinstance(news, Outcome) or news in jobs.ENDED:
+                return
+
+    async def _run(self, flight: Flight) -> None:
+        node = self._world.nodes[flight.node]
+        node.system.clock = self._clock.now()
+        since, request = self._clock.monotonic(), json.loads(flight.job.document)
+        if flight.job.mode == "call":
+            outcome: Outcome | None = self._world.call(flight.node, request["function"], request["arguments"])
+            await asyncio.sleep(RESOURCE_S)
+        else:
+            node.jobs.append(f"{flight.job.mode} {' '.join(request['documents'])}")
+            outcome = await self._converge(flight, node, request)
+        if outcome is None or not node.online:
+            return  # it has gone silent
+        outcome = outcome.model_copy(update={"seconds": self._clock.monotonic() - since})
+        flight.state = "done" if outcome.ok else "failed"
+        flight.news.put_nowait(outcome)
+        await asyncio.sleep(0.5)
+        await self.sample([flight.node])
+
+    async def _converge(self, flight: Flight, node: SimulatedNode, request: dict[str, Any]) -> Outcome | None:
+        counts = dict.fromkeys(Status, 0)
+        dry_run = flight.job.mode == "plan"
+        debts = MemoryDebts(set(node.debts.ids)) if dry_run else node.debts
+        resources, documents = decode(request["resources"]), request["documents"]
+        for result in converge(resources, node.system, debts, dry_run=dry_run, only=documents, clock=self._clock):
+            if node.dies_at in (result.resource, result.document) and not dry_run:
+                node.online = False
+            if not node.online:
+                return None
+            counts[result.status] += 1
+            if result.status is not Status.UNCHANGED or result.reason:
+                flight.news.put_nowait(result)
+            if result.status is Status.CHANGED:
+                await asyncio.sleep(RESOURCE_S)
+                node.system.clock = self._clock.now()
+        return Outcome(ok=counts[Status.FAILED] == 0, **{status.value: count for status, count in counts.items()})
+
+
+class Simulation:
+    """A master whose cluster is `world`. Raises nothing by itself; what a rollout ends with is its `End`."""
+
+    def __init__(self, world: World, now: float = 0.0) -> None:
+        self.world, self.clock = world, LoopClock()
+        self.store = MemoryStore(
+            [
+                MinionRow(name, name, node.key, node.facts.addresses[0], name, "", 0, 0, "")
+                for name, node in world.nodes.items()
+            ]
+        )
+        self.clusters: dict[str, Cluster] = {}
+        self._judged: health.ClusterHealth | None = None
+        self._now = now
+
+    def apply(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[Any]:
+        """Every line of an apply of the cluster, in order; the last is its End. A minute passes before each one."""
+        lines, self._now = play(self._play("apply", nodes, only), self._now + 60.0)
+        return lines
+
+    def plan(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[Any]:
+        lines, self._now = play(self._play("plan", nodes, only), self._now + 60.0)
+        return lines
+
+    async def _play(self, what: str, nodes: tuple[str, ...], only: tuple[str, ...]) -> list[Any]:
+        self.hub = SimulatedHub(self.world, self.clock)
+        self._judged = None
+        operations = Operations(self.store, self.clock)
+        self.hub.spawn(self.hub.beat())
+
+        async def work(operation: Operation) -> End:
+            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", nodes, only)
+            return await (rollout.plan() if what == "plan" else rollout.apply())
+
+        name = self.world.cluster.name
+        operation = await operations.start(f"{what} {name}", name, "test", work)
+        return [line async for line in operations.follow(operation)]
+
+    # ---- what a rollout asks of its master
+
+    async def remember(self, cluster: Cluster, text: str) -> None:
+        self.clusters[cluster.name] = cluster
+
+    def health(self, cluster: Cluster) -> health.ClusterHealth:
+        samples = {p.name: (p.sampled, p.sample) for p in self.hub.peers.values() if p.sample is not None}
+        connected = {name: self.hub.connected(name) for name in self.hub.peers}
+        self._judged = health.fold(cluster, samples, connected, self.clock.monotonic(), previous=self._judged)
+        return self._judged
+
+    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]:
+        return catalog.compile(
+            Context(
+                cluster=cluster,
+                node=node,
+                facts=facts,
+                secrets={name: Secret(f"password-of-{name}") for name in catalog.SECRETS},
+                ca_pem=PEM,
+                client_ca_pem=PEM,
+                etcd_joins=f"etcd_joins:{node.name}" in notes,
+            )
+        )

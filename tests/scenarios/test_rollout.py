@@ -1,0 +1,366 @@
+"""Whole rollouts on simulated nodes: what is done where, in which order, and what a person reads of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pgha.common.results import Status
+from pgha.master.progress import End, Gate, Plan, Resource, Step
+from pgha.master.simulated import bare_facts
+from pgha.master.simulation import Simulation
+from pgha.master.testing import three_nodes
+
+Compare = Callable[[str, str], None]
+Narrate = Callable[[Iterable[Any]], str]
+NODES = ("pg-node1", "pg-node2", "witness-node")
+
+
+def end(lines: list[Any]) -> End:
+    last = lines[-1]
+    assert isinstance(last, End)
+    return last
+
+
+def began(lines: list[Any]) -> list[tuple[str, list[str]]]:
+    """Which nodes each step began on together, in order; a wave ends with the next gate or result."""
+    steps = [line if isinstance(line, Step) and line.state == "started" else None for line in lines if shown(line)]
+    groups = [[step for step in group if step] for _, group in itertools.groupby(steps, key=bool)]
+    return [(wave[0].step, [step.node for step in wave]) for wave in groups if wave]
+
+
+def shown(line: Any) -> bool:
+    return isinstance(line, (Step, Gate))
+
+
+def changed(lines: list[Any]) -> list[tuple[str, str]]:
+    done = [line for line in lines if isinstance(line, Resource) and line.result.status is Status.CHANGED]
+    return [(line.node, line.result.resource) for line in done]
+
+
+def untouched(simulation: Simulation) -> bool:
+    return not any(node.system.performed for node in simulation.world.nodes.values())
+
+
+def redefine(simulation: Simulation, **sections: Any) -> None:
+    simulation.world.cluster = three_nodes(**sections)
+
+
+# the way there
+
+
+def test_bare_hosts_become_a_cluster_in_the_documented_order(
+    bare: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    lines = bare.apply()
+    assert end(lines).exit == 0
+    assert began(lines) == [
+        ("base", [*NODES]),
+        ("etcd", [*NODES]),
+        ("patroni", ["pg-node1"]),
+        ("patroni", ["pg-node2"]),
+        ("database", ["pg-node1"]),
+        ("haproxy", [*NODES]),
+    ]
+    assert bare.world.leader == "pg-node1"
+    transcript("bare", narrate(lines))
+
+
+def test_a_second_apply_changes_nothing_and_says_so(built: Simulation, transcript: Compare, narrate: Narrate) -> None:
+    lines = built.apply()
+    assert untouched(built)
+    assert end(lines).exit == 0
+    assert end(lines).data["changed"] == 0
+    assert began(lines) == []
+    transcript("again", narrate(lines))
+
+
+def test_a_plan_of_bare_hosts_performs_nothing_and_calls_nothing(bare: Simulation) -> None:
+    lines = bare.plan()
+    assert untouched(bare)
+    assert bare.world.calls == []
+    assert end(lines).data["changes"] == sum(line.change_count for line in lines if isinstance(line, Plan)) > 50
+
+
+def test_a_plan_of_a_built_cluster_has_no_change(built: Simulation) -> None:
+    assert end(built.plan()).data == {"changes": 0}
+
+
+def test_what_every_haproxy_gives_is_proved_by_a_write_at_the_end(bare: Simulation) -> None:
+    bare.apply()
+    probes = [call for call in bare.world.calls if call[1] == "write_probe"]
+    assert [(node, args[0], args[3]) for node, _, args in probes] == [(name, name, "yes") for name in NODES]
+
+
+# drift and change
+
+
+def test_a_drifted_file_is_the_only_thing_that_changes_and_its_service_is_reloaded(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    files = built.world.nodes["pg-node2"].system.files
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], content="# by hand\n")
+    lines = built.apply()
+    assert changed(lines) == [("pg-node2", "file:/etc/haproxy/haproxy.cfg"), ("pg-node2", "service:haproxy")]
+    assert end(lines).data["changed"] == 2
+    assert built.world.nodes["pg-node1"].system.performed == []
+    transcript("drift", narrate(lines))
+
+
+def test_a_change_that_restarts_etcd_goes_node_by_node_and_the_leader_is_last(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    redefine(built, etcd={"election_timeout": 2000})
+    lines = built.apply()
+    assert end(lines).exit == 0
+    assert began(lines) == [("etcd", ["witness-node"]), ("etcd", ["pg-node2"]), ("etcd", ["pg-node1"])]
+    steady = [line for line in lines if isinstance(line, Gate) and line.step == "etcd" and line.state == "open"]
+    assert [gate.gate for gate in steady][:2] == ["the cluster is steady"] * 2
+    transcript("etcd_restart", narrate(lines))
+
+
+def test_a_member_that_does_not_come_back_stops_the_restarts_before_the_next_member(built: Simulation) -> None:
+    redefine(built, etcd={"election_timeout": 2000})
+    witness = built.world.nodes["witness-node"]
+    witness.fragile["etcd"] = witness.unit("etcd").started_at
+    lines = built.apply()
+    assert end(lines).exit == 1
+    assert "etcd on witness-node is not healthy" in end(lines).message
+    assert began(lines) == [("etcd", ["witness-node"])]
+    assert not [job for name in NODES[:2] for job in built.world.nodes[name].jobs if job.startswith("apply")]
+
+
+def test_no_member_of_etcd_is_restarted_while_another_one_is_down(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    """pg-node2 hangs for a reason of its own: it is restarted first, and as long as that is no cure, nobody else is."""
+    built.world.nodes["pg-node2"].fragile["etcd"] = 0.0
+    redefine(built, etcd={"election_timeout": 2000})
+    lines = built.apply()
+    assert end(lines).exit == 1
+    assert began(lines) == [("etcd", ["pg-node2"])]
+    transcript("etcd_member_hangs", narrate(lines))
+
+
+def test_a_restart_that_would_cost_the_quorum_is_not_begun(built: Simulation) -> None:
+    built.world.nodes["pg-node2"].fragile["etcd"] = 0.0
+    redefine(built, etcd={"election_timeout": 2000})
+    lines = built.apply(nodes=("witness-node",))
+    assert "without witness-node etcd would have no quorum, since pg-node2 is not healthy" in end(lines).message
+    assert untouched(built)
+
+
+def test_one_document_of_bare_hosts_waits_for_nothing_that_was_not_asked_for(bare: Simulation) -> None:
+    for document in ("hardening", "pki", "firewall", "etcd", "patroni", "haproxy", "database"):
+        last = end(bare.apply(only=(document,)))
+        assert last.exit == 0, last.message
+    assert end(bare.apply()).data["changed"] == 0
+
+
+def test_only_the_named_document_on_the_named_node_is_touched(bare: Simulation) -> None:
+    bare.apply()
+    for node in bare.world.nodes.values():
+        node.jobs.clear()
+        node.system.performed.clear()
+        assert node.system.ufw is not None
+        node.system.ufw.rules.clear()
+    lines = bare.apply(nodes=("pg-node1",), only=("firewall",))
+    assert end(lines).exit == 0
+    assert changed(lines) == [("pg-node1", "firewall:ufw")]
+    assert bare.world.nodes["pg-node1"].jobs == ["plan firewall", "apply firewall"]
+    assert [bare.world.nodes[name].jobs for name in NODES[1:]] == [[], []]
+
+
+def test_a_parameter_of_the_whole_cluster_is_changed_on_the_leader_only(built: Simulation) -> None:
+    redefine(built, postgresql={"parameters": {"work_mem": "8MB"}})
+    lines = built.apply(only=("database",))
+    assert changed(lines) == [("pg-node1", "patroni_config:dcs")]
+    assert end(lines).exit == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"nodes": ("pg-node9",)}, "pg-node9 is no node of prod; it has pg-node1, pg-node2, witness-node"),
+        ({"only": ("haproxi",)}, "there is no document 'haproxi'; there are hardening, pki"),
+    ],
+)
+def test_what_does_not_exist_is_refused_as_wrong_usage(bare: Simulation, wanted: dict[str, Any], said: str) -> None:
+    last = end(bare.apply(**wanted))
+    assert last.exit == 2
+    assert said in last.message
+
+
+# what goes wrong on the way
+
+
+def test_a_resource_that_fails_stops_the_apply_before_the_next_stage_and_is_named(
+    bare: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    bare.world.nodes["pg-node2"].system.broken["InstallPackages"] = "E: Unable to locate package patroni"
+    lines = bare.apply()
+    last = end(lines)
+    assert last.exit == 1
+    assert last.message == "base: pg-node2: packages:base: E: Unable to locate package patroni"
+    assert [step for step, _ in began(lines)] == ["base"]
+    assert not [job for node in bare.world.nodes.values() for job in node.jobs if "apply etcd" in job]
+    transcript("failing_resource", narrate(lines))
+
+
+def test_an_apply_that_stopped_in_the_middle_is_finished_by_the_next_one(bare: Simulation) -> None:
+    broken = bare.world.nodes["pg-node2"].system.broken
+    broken["IssueCertificate"] = "the master cannot be reached"
+    assert end(bare.apply()).exit == 1
+    broken.clear()
+    assert end(bare.apply()).exit == 0
+    assert end(bare.apply()).data["changed"] == 0
+
+
+def test_a_gate_that_never_opens_fails_at_its_deadline_with_what_was_seen_last(
+    bare: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    bare.world.nodes["witness-node"].fragile["etcd"] = 0.0
+    lines = bare.apply()
+    last = end(lines)
+    assert last.exit == 1
+    assert last.message == (
+        "etcd: waited 90 s until etcd has a leader and every member is healthy: "
+        "etcd on witness-node is not healthy: connection refused"
+    )
+    failed = next(line for line in lines if isinstance(line, Gate) and line.state == "failed")
+    assert 90 < failed.seconds <= 95
+    assert [step for step, _ in began(lines)] == ["base", "etcd"]
+    transcript("gate_never_opens", narrate(lines))
+
+
+def test_what_a_gate_waits_for_is_told_once_for_each_reason(bare: Simulation) -> None:
+    lines = bare.apply()
+    reasons = [line.reason for line in lines if isinstance(line, Gate) and line.state == "waiting"]
+    assert reasons == ["pg-node2 is creating replica, not streaming yet"]
+
+
+def test_a_node_that_goes_silent_is_named_and_nothing_more_is_begun(
+    bare: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    bare.world.nodes["witness-node"].dies_at = "service:etcd"
+    lines = bare.apply()
+    last = end(lines)
+    assert last.exit == 1
+    assert last.message == "etcd: witness-node: its minion has gone silent; the job may still run there"
+    assert [step for step, _ in began(lines)] == ["base", "etcd"]
+    transcript("silent", narrate(lines))
+
+
+def test_a_node_that_came_back_is_brought_in_by_the_next_apply(bare: Simulation) -> None:
+    witness = bare.world.nodes["witness-node"]
+    witness.dies_at = "service:etcd"
+    bare.apply()
+    witness.dies_at, witness.online = "", True
+    assert end(bare.apply()).exit == 0
+    assert end(bare.apply()).data["changed"] == 0
+
+
+# nothing is changed unless everything is right
+
+
+def refused(simulation: Simulation, *said: str) -> None:
+    lines = simulation.apply()
+    last = end(lines)
+    assert last.exit == 6, last.message
+    assert last.message.startswith("nothing was changed:\n")
+    for text in said:
+        assert text in last.message
+    assert untouched(simulation)
+    assert simulation.clusters == {}
+
+
+def test_with_one_node_offline_nothing_is_changed_on_any_node(
+    bare: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    bare.world.nodes["pg-node2"].online = False
+    lines = bare.apply()
+    assert end(lines).exit == 6
+    assert untouched(bare)
+    assert [node.jobs for node in bare.world.nodes.values()] == [[], [], []]
+    transcript("offline", narrate(lines))
+
+
+def test_every_problem_of_every_node_is_told_at_once(bare: Simulation) -> None:
+    nodes = bare.world.nodes
+    bare.store.rows[0] = replace(bare.store.rows[0], state="pending")
+    nodes["pg-node2"].clock_offset_s = 7.0
+    nodes["witness-node"].facts = bare_facts(bare.world.cluster.node("witness-node"), os_id="fedora", os_version="43")
+    refused(bare, "keys accept pg-node1", "pg-node2: its clock is 7.0 s ahead", "witness-node: runs fedora 43")
+
+
+def test_a_port_that_another_program_holds_is_found_before_anything_is_changed(bare: Simulation) -> None:
+    bare.world.nodes["pg-node2"].listening = {"5432": "mysqld", "22": "sshd"}
+    refused(bare, "pg-node2: port 5432 is for PostgreSQL but mysqld listens there")
+
+
+def test_an_unreachable_package_mirror_is_found_before_anything_is_changed(bare: Simulation) -> None:
+    bare.world.nodes["witness-node"].mirror = "E: Failed to fetch http://deb.debian.org/debian"
+    refused(bare, "witness-node: the package mirror cannot be reached: E: Failed to fetch")
+
+
+def test_a_node_of_another_cluster_is_not_taken_over(bare: Simulation) -> None:
+    other = three_nodes(cluster="test")
+    bare.clusters["test"] = other
+    last = end(bare.apply())
+    assert last.exit == 6
+    assert "pg-node1: is a node of the cluster test already" in last.message
+    assert untouched(bare)
+
+
+# nodes that lost everything
+
+
+def test_a_wiped_witness_is_a_new_member_of_etcd_and_never_its_old_one(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    old = next(m.id for m in built.world.members if m.name == "witness-node")
+    built.world.wipe("witness-node")
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert ("etcd.replace", (old, "witness-node", "https://10.77.3.13:2380")) in [c[1:] for c in built.world.calls]
+    assert sorted(m.name for m in built.world.members) == sorted(NODES)
+    assert old not in {m.id for m in built.world.members}
+    assert {node for node, _ in changed(lines)} == {"witness-node"}
+    transcript("wiped_witness", narrate(lines))
+
+
+def test_a_wiped_replica_is_built_anew_and_the_leader_is_left_alone(built: Simulation) -> None:
+    built.world.wipe("pg-node2")
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert built.world.leader == "pg-node1"
+    assert built.world.nodes["pg-node1"].system.performed == []
+    assert end(built.apply()).data["changed"] == 0
+
+
+def test_a_wiped_leader_comes_back_as_a_replica_of_the_one_that_took_over(built: Simulation) -> None:
+    built.world.wipe("pg-node1")
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert built.world.leader == "pg-node2"
+    assert built.world.nodes["pg-node2"].system.performed == []
+    assert sorted(m.name for m in built.world.members if m.started) == sorted(NODES)
+
+
+def test_a_lost_member_of_etcd_is_left_alone_when_its_node_was_not_asked_for(built: Simulation) -> None:
+    built.world.wipe("witness-node")
+    built.apply(nodes=("pg-node1",))
+    assert "etcd.replace" not in [function for _, function, _ in built.world.calls]
+
+
+def test_after_a_power_cut_of_everything_the_nodes_come_up_together(built: Simulation) -> None:
+    """With data on two nodes it is not for pgha to say who leads: neither may start alone."""
+    for node in built.world.nodes.values():
+        for name, unit in list(node.system.units.items()):
+            node.system.units[name] = replace(unit, active="inactive", started_at=0.0)
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert ("patroni", ["pg-node1", "pg-node2"]) in began(lines)

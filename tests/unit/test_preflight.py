@@ -1,0 +1,152 @@
+"""Before anything is changed: every problem has a sentence of its own, and it says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pgha.common.facts import HostFacts
+from pgha.master import preflight
+from pgha.master.simulated import bare_facts
+from pgha.master.store import MinionRow
+from pgha.master.testing import three_nodes
+
+CLUSTER = three_nodes()
+NODES = [node.name for node in CLUSTER.nodes]
+EVERYBODY = dict.fromkeys(NODES, True)
+
+
+def row(name: str, state: str = "accepted") -> MinionRow:
+    return MinionRow(name, f"key of {name}, {state}", state, "10.77.0.9", name, "", 0.0, 0.0, "")
+
+
+def facts(**changed: dict[str, Any]) -> dict[str, HostFacts]:
+    """Of all nodes; `pg_node1={"os_id": "fedora"}` is laid over those of pg-node1."""
+    return {n.name: bare_facts(n, **changed.get(n.name.replace("-", "_"), {})) for n in CLUSTER.nodes}
+
+
+def test_accepted_and_connected_nodes_that_are_as_they_should_be_have_no_problem() -> None:
+    assert preflight.keys_and_lines(CLUSTER, [row(name) for name in NODES], EVERYBODY) == []
+    assert preflight.hosts(CLUSTER, facts()) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ([], "no minion has enrolled under that name; on that host: pgha-minion enrol"),
+        (["pending"], "its key waits for you; compare it, then: pgha-master keys accept pg-node2"),
+        (["rejected", "pending"], "its key waits for you"),
+        (["accepted"], "its minion is not connected; on that host: systemctl status pgha-minion"),
+        (["accepted", "conflict"], "if the host was set up anew: pgha-master keys revoke pg-node2"),
+        (["revoked"], "its key has been revoked, and no other one has come; it must enrol with a new key"),
+    ],
+)
+def test_a_node_that_is_not_there_is_told_why_and_what_to_do(states: list[str], said: str) -> None:
+    keys = [row("pg-node1"), *(row("pg-node2", state) for state in states), row("witness-node")]
+    problems = preflight.keys_and_lines(CLUSTER, keys, {**EVERYBODY, "pg-node2": False})
+    assert len(problems) == 1
+    assert problems[0].startswith("pg-node2: ")
+    assert said in problems[0]
+
+
+def test_a_connected_minion_whose_key_is_not_accepted_does_not_count_as_there() -> None:
+    keys = [row("pg-node1"), row("pg-node2", "pending"), row("witness-node")]
+    assert len(preflight.keys_and_lines(CLUSTER, keys, EVERYBODY)) == 1
+
+
+def test_a_key_that_waits_under_a_name_that_works_disturbs_nobody() -> None:
+    keys = [*(row(name) for name in NODES), row("pg-node1", "conflict")]
+    assert preflight.keys_and_lines(CLUSTER, keys, EVERYBODY) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"os_id": "fedora", "os_version": "43"}, "runs fedora 43, which pgha does not support; it supports debian 12"),
+        ({"os_version": "14"}, "runs debian 14, which pgha does not support"),
+        (
+            {"addresses": ("10.77.1.99", "127.0.0.1")},
+            "has no address 10.77.1.11; it has 10.77.1.99: mend nodes.pg-node1",
+        ),
+        ({"addresses": ()}, "has no address 10.77.1.11; it has none: mend"),
+        ({"disk_free_bytes": 100 * 1024**2}, "has 100 MiB free under /var/lib, 2048 MiB are needed"),
+    ],
+)
+def test_a_host_that_cannot_carry_its_node_is_told_what_is_wrong(changed: dict[str, Any], said: str) -> None:
+    problems = preflight.hosts(CLUSTER, facts(pg_node1=changed))
+    assert len(problems) == 1
+    assert problems[0].startswith(f"pg-node1: {said}")
+
+
+def test_a_disk_that_has_filled_up_since_the_minion_connected_is_found() -> None:
+    problems = preflight.hosts(CLUSTER, facts(), {"pg-node2": 5 * 1024**2})
+    assert problems == ["pg-node2: has 5 MiB free under /var/lib, 2048 MiB are needed; make room there"]
+
+
+def test_a_postgresql_that_the_distribution_does_not_carry_is_refused_with_both_ways_out() -> None:
+    wanted = three_nodes(postgresql={"version": 18})
+    assert preflight.hosts(wanted, facts()) == [
+        f"{name}: debian 13 itself offers PostgreSQL 17, not 18; set postgresql.version: 17, or postgresql.source: pgdg"
+        for name in ("pg-node1", "pg-node2")
+    ]
+    assert preflight.hosts(three_nodes(postgresql={"version": 18, "source": "pgdg"}), facts()) == []
+
+
+def test_a_cloned_host_is_found_by_its_machine_id() -> None:
+    problems = preflight.hosts(CLUSTER, facts(pg_node2={"machine_id": "machine-pg-node1"}))
+    assert problems == [
+        "pg-node2: has the machine id of pg-node1; one is a clone. On it: rm /etc/machine-id && "
+        "systemd-machine-id-setup, then reboot"
+    ]
+
+
+def test_a_node_that_told_nothing_has_no_problem_of_its_host() -> None:
+    assert preflight.hosts(CLUSTER, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [(0.4, ""), (0.6, "0.6 s ahead of"), (-1.9, ""), (-2.6, "2.6 s behind"), (3600.0, "3600.0 s ahead")],
+)
+def test_a_clock_that_is_off_is_told_with_its_direction(offset: float, said: str) -> None:
+    """A sample is up to two seconds old when it comes, so a clock that seems behind by less may be right."""
+    problems = preflight.clocks({"pg-node1": offset, "pg-node2": 0.0})
+    assert len(problems) == (1 if said else 0)
+    assert said in "".join(problems)
+
+
+def test_the_ports_of_a_node_follow_from_what_it_is_for() -> None:
+    witness = preflight.ports(CLUSTER, CLUSTER.node("witness-node"))
+    assert set(witness) == {2379, 2380, 2381, 5433, 5434, 7000}
+    assert set(preflight.ports(CLUSTER, CLUSTER.node("pg-node1"))) == {*witness, 5432, 8008}
+
+
+@pytest.mark.parametrize(
+    ("port", "holder", "said"),
+    [
+        (5433, "nginx", "port 5433 is for HAProxy but nginx listens there"),
+        (2379, "", "port 2379 is for etcd but another program listens there"),
+        (8008, "node", "port 8008 is for Patroni but node listens there"),
+        (5432, "python3", "port 5432 is for PostgreSQL but python3 listens there"),
+    ],
+)
+def test_a_port_of_ours_that_another_program_holds_is_told_with_that_program(port: int, holder: str, said: str) -> None:
+    node = CLUSTER.node("pg-node1")
+    problems = preflight.taken(node, preflight.ports(CLUSTER, node), {port: holder})
+    assert len(problems) == 1
+    assert problems[0].startswith(f"pg-node1: {said}; stop that program, or give another port")
+
+
+def test_ports_that_our_own_daemons_or_nobody_of_interest_hold_are_fine() -> None:
+    node = CLUSTER.node("pg-node1")
+    listening = {
+        2379: "etcd",
+        2380: "etcd",
+        5432: "postgres",
+        8008: "python3",
+        5433: "haproxy",
+        22: "sshd",
+        80: "nginx",
+    }
+    assert preflight.taken(node, preflight.ports(CLUSTER, node), listening) == []
+    assert preflight.taken(node, preflight.ports(CLUSTER, node), {8008: "patroni"}) == []
