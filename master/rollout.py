@@ -248,7 +248,6 @@ class Rollout:
         return results
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
-        since = self.master.clock.monotonic()
         documents = [d for d in stage.documents if not self.only or d in self.only]
         for node in wave:
             await self.operation.emit(Step(step=stage.name, node=node, state="started"))
@@ -260,7 +259,7 @@ class Rollout:
             return answer
 
         answers = await asyncio.gather(*(one(node) for node in wave))
-        self.critical_path_s += max((a.outcome.seconds for a in answers.values() if a.outcome), default=0.0)
+        self.critical_path_s += max((a.outcome.seconds for a in answers if a.outcome), default=0.0)
         if bad := [a for a in answers if not a.ok]:
             raise Failed(f"{stage.name}: {bad[0].node}: {bad[0].why()}")
 
