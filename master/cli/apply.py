@@ -11,9 +11,10 @@ from .follow import Follower
 from .options import finish, with_terminal
 from .plan import definition, selection
 from .screen import Look, Terminal, duration, table
+from .show_plan import consequences, summary
 
 if TYPE_CHECKING:
-    from ..progress import End
+    from ..progress import End, Line
 
 
 @click.command("apply")
@@ -41,7 +42,7 @@ def command(
     from .client import request
 
     arguments = {**definition(name), **selection(nodes, only)}
-    end = Follower(screen).follow(request("apply", arguments), detach)
+    end = Follower(screen, lambda line: _tell(screen, line)).follow(request("apply", arguments), detach)
     if not screen.as_json:
         if timings:
             screen.result(*render_timings(end, screen.look_out))
@@ -49,6 +50,15 @@ def command(
             screen.result(end.message)
             screen.progress(f"See:  pgha-master status {end.data.get('cluster', name)}")
     finish(screen, end)
+
+
+def _tell(screen: Terminal, line: Line) -> bool:
+    """Before the first change: what is about to happen, and what it costs."""
+    if line.kind != "plan":
+        return False
+    if line.change_count:
+        screen.progress("", *consequences(line), summary(line), "")
+    return True
 
 
 def render_timings(end: End, look: Look) -> list[str]:
@@ -60,5 +70,10 @@ def render_timings(end: End, look: Look) -> list[str]:
         (str(r.get("step", "-")), str(r.get("node") or "all"), duration(float(r.get("seconds", 0)))) for r in ordered
     ]
     shown = table(("STEP", "NODE", "TIME"), lines, look.width)
-    critical = end.data.get("critical_path_s")
-    return [*shown, f"Critical path: {duration(critical)}", ""] if isinstance(critical, (int, float)) else [*shown, ""]
+    critical, whole = end.data.get("critical_path_s"), end.data.get("seconds")
+    if not isinstance(critical, (int, float)) or not isinstance(whole, (int, float)) or critical <= 0:
+        return [*shown, ""]
+    told = (
+        f"Critical path: {duration(critical)}, of each step its slowest node; the whole took {whole / critical:.2f} x"
+    )
+    return [*shown, told, ""]

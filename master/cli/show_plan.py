@@ -25,14 +25,19 @@ def render_plan(plan: Plan, look: Look, whole_diffs: bool = False) -> list[str]:
     shown: dict[tuple[object, ...], str] = {}
     for node in plan.nodes:
         lines += _node(node, shown, look, whole_diffs)
-    lines += _wrapped("Order", " -> ".join(plan.order)) if plan.order else []
-    for index, sentence in enumerate(plan.impact):
-        lines.append(f"{'Impact' if index == 0 else '':<9}{sentence}")
-    lines += [""] if plan.order or plan.impact else []
+    lines += consequences(plan)
     removed = [(node.node, result) for node in plan.nodes for result, change in node.changes if sign(change) == "-"]
     for name, result in dict.fromkeys((name, result.resource) for name, result in removed):
         lines.append(look.paint(f"removes  {name}  {result}", "red"))
     return [*lines, look.paint(summary(plan), "bold")]
+
+
+def consequences(plan: Plan) -> list[str]:
+    """The order of the work and what it means to the users of the cluster."""
+    lines = _wrapped("Order", " -> ".join(plan.order)) if plan.order else []
+    for index, sentence in enumerate(plan.impact):
+        lines.append(f"{'Impact' if index == 0 else '':<9}{sentence}")
+    return [*lines, ""] if lines else []
 
 
 def summary(plan: Plan) -> str:
@@ -45,11 +50,6 @@ def summary(plan: Plan) -> str:
 
 def sign(change: ChangeView) -> str:
     """`+` for what was not there, `-` for what goes, `~` for the rest."""
-    if change.diff:
-        first = change.diff.splitlines()[:2]
-        if first and first[0].startswith("--- /dev/null"):
-            return "+"
-        return "-" if len(first) > 1 and first[1].startswith("+++ /dev/null") else "~"
     nothing = ("", "absent", "missing", "none")
     if change.before.lower() in nothing and change.after.lower() not in nothing:
         return "+"
@@ -86,8 +86,11 @@ def _change(result: ResourceResult, change: ChangeView, look: Look, whole_diffs:
     values = "" if change.diff else f"{change.before} -> {change.after}" if change.before else change.after
     impact = "" if change.disruption.impact == "none" else look.paint(str(change.disruption), "yellow")
     guess = "(expected)" if result.expected else ""
-    text = "  ".join(part for part in (f"{kind:<9}{key}", f"{told}{values}".strip(), impact, guess) if part)
-    return [f"  {look.paint(mark, _STYLE[mark])} {text}", *_diff(change.diff, look, whole_diffs)]
+    text = "  ".join(part for part in (f"{kind:<9} {key}", f"{told}{values}".strip(), impact, guess) if part)
+    head = f"  {look.paint(mark, _STYLE[mark])} {text}"
+    if mark == "+" and change.diff and not whole_diffs:
+        return [f"{head}  {change.diff.count(chr(10)) or 1} lines: add -v to see them"]
+    return [head, *_diff(change.diff, look, whole_diffs)]
 
 
 def _diff(diff: str, look: Look, whole: bool) -> list[str]:

@@ -200,7 +200,7 @@ def test_plan_shows_changes_and_says_what_next(daemon: Daemon) -> None:
     verb, arguments = daemon.asked[0]
     assert (verb, arguments["text"], arguments["nodes"]) == ("plan", GOOD, ["pg-node1", "pg-node2"])
     assert arguments["only"] == ["haproxy"]
-    assert "~ file     /etc/haproxy/haproxy.cfg  content  reload haproxy" in result.stdout
+    assert "~ file      /etc/haproxy/haproxy.cfg  content  reload haproxy" in result.stdout
     assert "      +new" in result.stdout
     assert "1 change, same as pg-node1" in result.stdout
     assert "Order    pg-node2 -> pg-node1" in result.stdout
@@ -266,10 +266,13 @@ def test_apply_that_fails_says_why_and_has_the_exit_code_of_its_end(daemon: Daem
 
 def test_apply_shows_timings_the_slowest_first(daemon: Daemon) -> None:
     rows = [{"step": "etcd", "node": "a", "seconds": 2.0}, {"step": "patroni", "node": "b", "seconds": 61.0}]
-    daemon.answers["apply"] = [STARTED, End(message="Applied.", data={"timings": rows, "critical_path_s": 63.0})]
+    daemon.answers["apply"] = [
+        STARTED,
+        End(message="Applied.", data={"timings": rows, "critical_path_s": 63.0, "seconds": 69.3}),
+    ]
     lines = run("apply", "prod", "--timings").stdout.splitlines()
     assert lines[1].split() == ["patroni", "b", "1", "m", "01", "s"]
-    assert lines[3] == "Critical path: 1 m 03 s"
+    assert lines[3] == "Critical path: 1 m 03 s, of each step its slowest node; the whole took 1.10 x"
 
 
 def test_apply_with_json_gives_the_lines_as_they_come(daemon: Daemon) -> None:

@@ -94,8 +94,8 @@ def test_warnings_are_told_by_word_and_not_by_colour_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (ChangeView(what="file", diff="--- /dev/null\n+++ b\n+x"), "+"),
-        (ChangeView(what="file", diff="--- a\n+++ /dev/null\n-x"), "-"),
+        (ChangeView(what="file", before="absent", after="file", diff="@@ -0,0 +1 @@\n+x"), "+"),
+        (ChangeView(what="presence", before="file", after="absent"), "-"),
         (ChangeView(what="file", diff="--- a\n+++ b\n-x\n+y"), "~"),
         (ChangeView(what="package", before="absent", after="installed"), "+"),
         (ChangeView(what="rule", before="allow", after="absent"), "-"),
