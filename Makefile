@@ -24,7 +24,8 @@ test: check ## all tests: check, unit, bus, and on real nodes (root; installs th
 check: venv build/types ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	cd build/types && ../../$(BIN)/mypy --config-file pgha/pyproject.toml $(TYPED:%=pgha/%)
+	cd build/types && MYPYPATH=pgha/packaging/lab:pgha/tests/lab ../../$(BIN)/mypy --explicit-package-bases \
+	  --config-file pgha/pyproject.toml $(TYPED:%=pgha/%)
 	$(BIN)/lint-imports --no-logo
 
 bench: venv ## measure; the numbers are of this machine
@@ -44,7 +45,6 @@ clean: ## end demo and lab, remove all that make has made; the lab's images stay
 # Not a word of its own in `help`: what the others stand on.
 venv: .venv/made
 
-# --system-site-packages is left out on purpose: what is tested is what requirements-dev.lock names.
 .venv/made: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "pgha needs Python 3.10 or newer; name one: PYTHON=python3.12 make ..." >&2; exit 1; }

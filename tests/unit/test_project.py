@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,8 @@ def test_ci_runs_what_the_readme_says() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names in the wheel, built from a copy: setuptools writes beside the sources."""
+    if int(version("setuptools").split(".")[0]) < 77:
+        pytest.skip("building needs setuptools 77 or newer; `make venv` has it")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
