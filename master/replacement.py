@@ -14,13 +14,17 @@ from .observed import ClusterHealth
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """`member_id` is empty when the cluster does not count the node as a member (any more); `via` carries it out."""
+    """`member_id` is empty when the cluster does not count the node as a member (any more); `via` carries it out.
+
+    `runs`: etcd is installed there, and systemd may be starting it again and again.
+    """
 
     node: str
     member_id: str
     peer_url: str
     via: str
     added_already: bool = False
+    runs: bool = False
 
 
 def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
@@ -38,6 +42,6 @@ def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
         url = f"https://{node.address}:{cluster.etcd.peer_port}"
         member = next((m for m in health.members if url in m.peer_urls or m.name == node.name), None)
         if member is None:
-            return Replacement(node.name, "", url, via)
-        return Replacement(node.name, member.id, url, via, added_already=not member.started)
+            return Replacement(node.name, "", url, via, runs=sample is not None)
+        return Replacement(node.name, member.id, url, via, added_already=not member.started, runs=sample is not None)
     return None

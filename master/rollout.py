@@ -21,9 +21,9 @@ from .fleet import Answer, Fleet
 from .gates import Closed, Gate
 from .observed import ClusterHealth
 from .operations import Operation
-from .progress import End, NodePlan, Plan, Step
+from .progress import End, NodePlan, Note, Plan, Step
 from .progress import Gate as GateLine
-from .replacement import replacement
+from .replacement import Replacement, replacement
 from .seams import Headquarters
 from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady
 
@@ -54,6 +54,7 @@ class Rollout:
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
         self._unplanned: set[str] = set()
+        self._rejoins: set[str] = set()  # nodes whose etcd starts as a new member, whatever was planned for it
         self._led = False  # somebody led when this was planned
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
@@ -81,7 +82,7 @@ class Rollout:
         try:
             await self._before_the_first_change(results)
             await self.master.remember(self.cluster, self.text)
-            await self._replace_lost_members()
+            await self._replace_a_lost_member()
             for stage in STAGES:
                 results = await self._stage(stage, results)
             if not self.only or (self.counts["changed"] and self._led):
@@ -203,6 +204,9 @@ class Rollout:
         results = {node.node: node.results for node in nodes}
         if plan.change_count:
             plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
+        if (lost := self._lost_member(health)) is not None:
+            text = f"etcd on {lost.node} is no member with its data; an apply makes it a new one, by {lost.via}"
+            await self.operation.emit(Note(level="warning", text=text))
         await self.operation.emit(plan)
         await self._step("plan", "done", since=since, detail=_counted(plan.change_count, "change"))
         return plan
@@ -227,6 +231,8 @@ class Rollout:
             return results
         health = self.master.health(self.cluster)
         nodes = concerned(stage, results)
+        if "etcd" in stage.documents:
+            nodes += sorted(self._rejoins - set(nodes))
         if self._unplanned & set(stage.documents):
             nodes = [health.leader] if health.leader in results else []
         if not nodes:
@@ -307,25 +313,36 @@ class Rollout:
 
     # ---- etcd members
 
-    async def _replace_lost_members(self) -> None:
-        if self.only and "etcd" not in self.only:
+    def _lost_member(self, health: ClusterHealth) -> Replacement | None:
+        """The member to replace, if that was asked for."""
+        lost = replacement(self.cluster, health)
+        asked = lost is not None and lost.node in self._chosen() and (not self.only or "etcd" in self.only)
+        return lost if asked else None
+
+    async def _replace_a_lost_member(self) -> None:
+        """One at a time: the next apply sees to the next, when this one counts."""
+        lost = self._lost_member(self.master.health(self.cluster))
+        if lost is None:
             return
-        for _ in self.cluster.etcd_nodes:
-            lost = replacement(self.cluster, self.master.health(self.cluster))
-            if lost is None or lost.node not in self._chosen():
-                return
-            since = self.master.clock.monotonic()
-            await self.master.store.note(self.cluster.name, f"etcd_joins:{lost.node}", "yes")
-            if lost.added_already:
-                return
-            arguments = (lost.member_id or "-", lost.node, lost.peer_url)
-            answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 30.0))[lost.via]
-            detail = f"{lost.node} is a new member of etcd, by {lost.via}" if answer.ok else answer.why()
-            await self._step("etcd member", "done" if answer.ok else "failed", since=since, detail=detail)
-            if not answer.ok:
-                raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
-            self.counts["changed"] += 1
-            return  # one at a time: the next apply sees to the next, when this one counts
+        since = self.master.clock.monotonic()
+        await self.master.store.note(self.cluster.name, f"etcd_joins:{lost.node}", "yes")
+        self._rejoins.add(lost.node)
+        if lost.added_already:
+            return
+        if lost.runs:  # else it would found its cluster once more as soon as it is removed
+            await self._stop_etcd(lost.node)
+        arguments = (lost.member_id or "-", lost.node, lost.peer_url)
+        answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 30.0))[lost.via]
+        detail = f"{lost.node} is a new member of etcd, by {lost.via}" if answer.ok else answer.why()
+        await self._step("etcd member", "done" if answer.ok else "failed", since=since, detail=detail)
+        if not answer.ok:
+            raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
+        self.counts["changed"] += 1
+
+    async def _stop_etcd(self, node: str) -> None:
+        answer = (await self.fleet.call("cmd", {node: ("systemctl", "stop", "etcd")}, 60.0))[node]
+        if not answer.ok:
+            raise Failed(f"etcd: {node} has lost its data, and its etcd could not be stopped: {answer.why()}")
 
     # ---- the end
 

@@ -14,6 +14,7 @@ from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
 from ..common.results import Outcome
 from ..common.telemetry import Backend, EtcdMember, EtcdSample, HaproxySample, PatroniSample, Sample
+from ..states.action import Unit
 from ..states.certificates import certificates
 from ..states.converge import MemoryDebts
 from ..states.documents import database, etcd, haproxy, patroni, pki
@@ -66,7 +67,7 @@ class World:
         self.leader = ""
         self.members: list[EtcdMember] = []
         self.calls: list[tuple[str, str, tuple[str, ...]]] = []
-        self._ids = 0
+        self._added = 0
         self._dcs: dict[str, Any] | None = None  # Patroni's dynamic configuration, of the cluster and no node
 
     def wipe(self, name: str) -> None:
@@ -104,6 +105,8 @@ class World:
         if function == "ping":
             return Outcome(ok=True)
         self.calls.append((name, function, tuple(arguments)))
+        if function == "cmd":
+            return self._command(node, arguments)
         if function == "preflight":
             return Outcome(ok=True, data={"listening": node.listening, "mirror": node.mirror})
         if function == "write_probe":
@@ -118,6 +121,12 @@ class World:
         if function == "etcd.replace":
             return self._replace(*arguments)
         return Outcome(ok=False, message=f"there is no function {function}")
+
+    def _command(self, node: SimulatedNode, argv: Sequence[str]) -> Outcome:
+        if tuple(argv) != ("systemctl", "stop", "etcd"):
+            return Outcome(ok=False, exit_code=127, message=f"{argv[0]}: not found")
+        node.system.perform(Unit("stop", "etcd"))
+        return Outcome(ok=True, exit_code=0)
 
     # ---- the daemons
 
@@ -218,21 +227,23 @@ class World:
             config = node.system.files.get(etcd.CONFIG, FileFacts()).content or ""
             joins = "initial-cluster-state: existing" in config
             if not self.members and not joins:
-                self.members = [self._member(self._peer_url(n)) for n in self.cluster.etcd_nodes]
-            for at, listed in enumerate(self.members):
-                if self._peer_url(definition) in listed.peer_urls and not listed.started:
-                    node.member_id = listed.id
-                    self.members[at] = listed.model_copy(update={"name": definition.name, "started": True})
-
-    def _member(self, url: str) -> EtcdMember:
-        self._ids += 1
-        return EtcdMember(id=format(self._ids, "x"), peer_urls=(url,))
+                self.members = [
+                    EtcdMember(id=_founder(n), peer_urls=(self._peer_url(n),)) for n in self.cluster.etcd_nodes
+                ]
+            listed = next((m for m in self.members if self._peer_url(definition) in m.peer_urls), None)
+            if not joins and _founder(definition) not in {m.id for m in self.members}:
+                node.member_id = _founder(definition)  # it founds once more, as the member that it no longer is
+            elif listed is not None and not listed.started:
+                node.member_id = listed.id
+                started = listed.model_copy(update={"name": definition.name, "started": True})
+                self.members[self.members.index(listed)] = started
 
     def _replace(self, member: str, name: str, url: str) -> Outcome:
         if not self._quorum():
             return Outcome(ok=False, message="etcdserver: no quorum")
         self.members = [m for m in self.members if m.id != member]
-        self.members.append(self._member(url))
+        self._added += 1
+        self.members.append(EtcdMember(id=f"added-{self._added}", peer_urls=(url,)))
         return Outcome(ok=True)
 
     def _etcd(self, name: str, healthy: EtcdSample | None) -> EtcdSample | None:
@@ -243,6 +254,11 @@ class World:
             why = "no quorum" if node.member_id else "connection refused"
             return EtcdSample(error=why, data_present=bool(node.member_id), member_id=node.member_id)
         return healthy.model_copy(update={"member_id": node.member_id, "members": tuple(self.members)})
+
+
+def _founder(node: Node) -> str:
+    """The id that a member of a new cluster has, always the same one. Source: etcd, from peer URL and token."""
+    return f"founder-{node.name}"
 
 
 def bare_facts(node: Node, **changed: Any) -> HostFacts:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pgha.common.results import Status
 from pgha.master.progress import End, Gate, Plan, Resource, Step
-from pgha.master.simulated import bare_facts
+from pgha.master.simulated import World, bare_facts
 from pgha.master.simulation import Simulation
 from pgha.master.testing import three_nodes
 
@@ -93,6 +93,30 @@ def test_what_every_haproxy_gives_is_proved_by_a_write_at_the_end(bare: Simulati
     bare.apply()
     probes = [call for call in bare.world.calls if call[1] == "write_probe"]
     assert [(node, args[0], args[3]) for node, _, args in probes] == [(name, name, "yes") for name in NODES]
+
+
+def shaped(*roles: str) -> Simulation:
+    nodes = [{"name": f"node{i}", "address": f"10.77.{i}.1", "role": role} for i, role in enumerate(roles, 1)]
+    return Simulation(World(three_nodes(nodes=nodes)))
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("data",),
+        ("data", "data", "data"),
+        ("data", "data", "witness", "witness", "proxy"),
+        ("witness", "data", "etcd", "data", "data"),
+    ],
+    ids="-".join,
+)
+def test_every_shape_of_cluster_is_built_and_then_left_alone(roles: tuple[str, ...]) -> None:
+    simulation = shaped(*roles)
+    first, second = simulation.apply(), simulation.apply()
+    assert end(first).exit == 0, end(first).message
+    assert end(second).exit == 0, end(second).message
+    assert end(second).data["changed"] == 0
+    assert simulation.world.leader == f"node{roles.index('data') + 1}"
 
 
 # drift and change
@@ -330,6 +354,33 @@ def test_a_wiped_witness_is_a_new_member_of_etcd_and_never_its_old_one(
     assert old not in {m.id for m in built.world.members}
     assert {node for node, _ in changed(lines)} == {"witness-node"}
     transcript("wiped_witness", narrate(lines))
+
+
+def test_a_member_that_lost_only_its_data_is_stopped_before_it_is_replaced(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    """Its configuration says `new` and systemd starts it again and again: removed, it would found a cluster anew."""
+    built.world.nodes["witness-node"].member_id = ""
+    assert "etcd on witness-node is no member with its data" in narrate(built.plan())
+    assert untouched(built)
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    called = [(node, function) for node, function, _ in built.world.calls]
+    assert called[:2] == [("witness-node", "cmd"), ("pg-node1", "etcd.replace")]
+    assert [m.id for m in built.world.members if m.name == "witness-node"] == ["added-1"]
+    assert end(built.apply()).data["changed"] == 0
+    transcript("lost_data", narrate(lines))
+
+
+def test_of_five_members_two_that_were_lost_come_back_one_after_the_other() -> None:
+    simulation = shaped("data", "data", "data", "witness", "witness")
+    simulation.apply()
+    for name in ("node4", "node5"):
+        simulation.world.wipe(name)
+    ends = [end(simulation.apply()) for _ in range(2)]
+    assert ends[-1].exit == 0, [last.message for last in ends]
+    assert all(member.started for member in simulation.world.members)
+    assert len(simulation.world.members) == 5
 
 
 def test_a_wiped_replica_is_built_anew_and_the_leader_is_left_alone(built: Simulation) -> None:

@@ -41,7 +41,7 @@ def test_on_bare_hosts_there_is_nobody_to_replace() -> None:
 def test_a_member_that_lost_its_data_is_replaced_by_way_of_a_healthy_one() -> None:
     fake = FakeCluster()
     lost(fake, "witness-node")
-    assert of(fake) == Replacement("witness-node", "3", URL, "pg-node1")
+    assert of(fake) == Replacement("witness-node", "3", URL, "pg-node1", runs=True)
 
 
 def test_a_node_that_was_set_up_anew_is_replaced() -> None:
@@ -98,7 +98,7 @@ def test_a_member_that_was_added_and_has_not_started_is_not_added_once_more() ->
     lost(fake, "witness-node")
     known = [EtcdMember(id="1", name="pg-node1", started=True), EtcdMember(id="2", name="pg-node2", started=True)]
     members(fake, *known, EtcdMember(id="9", peer_urls=(URL,)))
-    assert of(fake) == Replacement("witness-node", "9", URL, "pg-node1", added_already=True)
+    assert of(fake) == Replacement("witness-node", "9", URL, "pg-node1", added_already=True, runs=True)
 
 
 def test_a_member_is_recognised_by_its_address_before_its_name() -> None:
@@ -106,4 +106,4 @@ def test_a_member_is_recognised_by_its_address_before_its_name() -> None:
     lost(fake, "witness-node")
     known = [EtcdMember(id="1", name="pg-node1", started=True), EtcdMember(id="2", name="pg-node2", started=True)]
     members(fake, *known, EtcdMember(id="7", name="an-old-name", started=True, peer_urls=(URL,)))
-    assert of(fake) == Replacement("witness-node", "7", URL, "pg-node1")
+    assert of(fake) == Replacement("witness-node", "7", URL, "pg-node1", runs=True)
