@@ -265,12 +265,15 @@ class Hub:
     async def _hello(self, peer: Peer, hello: Hello) -> None:
         peer.epoch, peer.facts = hello.epoch, hello.facts
         if hello.mepoch > self._epoch:
+            self._send(peer, Bye(reason="this node has obeyed a newer master", retry_after_ms=5000))
+            peer.route, peer.heard = b"", float("-inf")
             log.error(
                 "%s has obeyed a newer master (epoch %d; this has %d, from an old backup?) and takes no orders here",
                 peer.name,
                 hello.mepoch,
                 self._epoch,
             )
+            return
         high = await self._store.begin_stream(peer.name, hello.epoch, max(hello.spool_lo, 1) - 1)
         now = self._clock.now()
         await self._store.seen(peer.name, peer.address, now, hello.facts.model_dump_json())

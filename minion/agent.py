@@ -131,7 +131,9 @@ class Agent:
             while not self._stopping.is_set():
                 began = time.monotonic()
                 try:
-                    await self._session()
+                    if await self._session():
+                        pause = low
+                        continue
                 except _Farewell as farewell:
                     log.info("the master says: %s", farewell)
                     await self._rest(random.uniform(0.5, 1.0) * farewell.retry_after_s)  # noqa: S311 - jitter
@@ -148,16 +150,19 @@ class Agent:
                 await sampling
             self.worker.close()
 
-    async def _session(self) -> None:
-        """One connection from HELLO to its end. Raises BusError when it breaks."""
+    async def _session(self) -> bool:
+        """One connection from HELLO to its end; True when there is reason to make the next one at once.
+
+        Raises BusError when it breaks.
+        """
         dialer = Dialer(self.settings.bus_address, self.settings.server_key, self.keys)
         self._reconnect.clear()
         try:
             welcome = await self._greet(dialer)
             if welcome is None:
-                await self._knock()
-                return
+                return await self._knock()
             await self._serve(_Line(dialer, welcome.hw, welcome.credit, time.monotonic()))
+            return False
         finally:
             self._line = None
             dialer.close()
@@ -325,8 +330,8 @@ class Agent:
             return signed.certificate
         raise ActionFailed(f"the master did not answer the request to sign {name}; it is tried again at the next apply")
 
-    async def _knock(self) -> None:
-        """Ask at the enrolment port what is wrong; come back when the key is accepted, or nobody answers."""
+    async def _knock(self) -> bool:
+        """Ask at the enrolment port what is wrong, until the key is accepted (True) or nobody answers (False)."""
         told = ""
         while not self._stopping.is_set():
             answer = await ask(self.settings, self.keys)
@@ -335,13 +340,14 @@ class Agent:
                     "no answer from the master at %s; check that it runs, its address and fingerprint, and firewalls",
                     self.settings.master,
                 )
-                return
+                return False
             if answer.state == "accepted":
-                return
+                return True
             if answer.state != told:
                 told = answer.state
                 log.warning("the master has not accepted this key: %s %s", answer.state, answer.reason)
             await self._rest(random.uniform(1.0, 2.0) * answer.retry_after_ms / 3000)  # noqa: S311 - jitter
+        return False
 
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

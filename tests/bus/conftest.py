@@ -11,12 +11,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
+from pgha.common.codec import decode, encode
+from pgha.common.keys import KeyPair, fingerprint, new_key_pair, public_from_text
+from pgha.common.messages import TO_MINION, TO_STRANGER, Enrol, Enrolled, Event, Hello, Message, Welcome
+from pgha.common.names import new_job_id
+from pgha.minion.survey import survey
 
 BIN = Path(sys.executable).parent
 MASTER, MINION = str(BIN / "pgha-master"), str(BIN / "pgha-minion")
@@ -52,7 +58,7 @@ def free_port_pair() -> int:
 class Daemon:
     """One process with its root; its log is a file there."""
 
-    argv: tuple[str, ...]
+    argv: Sequence[str]
     root: Path
     process: subprocess.Popen[bytes] | None = None
 
@@ -158,12 +164,12 @@ class Master(Daemon):
             with connection.makefile("rb") as stream:
                 return [json.loads(line) for line in stream]
 
-    def keys(self) -> list[dict[str, Any]]:
+    def known_keys(self) -> list[dict[str, Any]]:
         keys: list[dict[str, Any]] = self.ask("keys.list")[-1]["data"]["keys"]
         return keys
 
     def key(self, name: str) -> dict[str, Any]:
-        return next((key for key in self.keys() if key["name"] == name), {})
+        return next((key for key in self.known_keys() if key["name"] == name), {})
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
@@ -180,7 +186,7 @@ class Master(Daemon):
 
     def connected(self) -> set[str]:
         """Accepted keys heard of within the last heartbeats, and on this run of the master."""
-        return {key["name"] for key in self.keys() if key["state"] == "accepted" and key["connected"]}
+        return {key["name"] for key in self.known_keys() if key["state"] == "accepted" and key["connected"]}
 
 
 @dataclass
@@ -192,8 +198,8 @@ class Minion(Daemon):
         return self.root / "var/lib/pgha/journal.db"
 
     def enrol(self, master: Master, *more: str, name: str = "") -> subprocess.CompletedProcess[str]:
-        argv = (MINION, "enrol", "--no-start", "--master", f"127.0.0.1:{master.port}", "--name", name or self.name)
-        argv += ("--fingerprint", master.fingerprint, *more)
+        where = ("--master", f"127.0.0.1:{master.port}", "--fingerprint", master.fingerprint)
+        argv = (MINION, "enrol", "--no-start", *where, "--name", name or self.name, *more)
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=30)
 
     @property
@@ -238,6 +244,90 @@ def join(master: Master, minion: Minion) -> Minion:
     return minion
 
 
+class Stranger:
+    """A peer that a test plays itself, with a key of its own; it may say anything on either port."""
+
+    def __init__(self, master: Master, keys: KeyPair | None = None, *, enrolment: bool = False) -> None:
+        self.keys = keys or new_key_pair()
+        self.master = master
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.curve_serverkey = public_from_text(master.fingerprint)
+        self.socket.curve_secretkey, self.socket.curve_publickey = self.keys.private, self.keys.public
+        self.socket.connect(f"tcp://127.0.0.1:{master.port + enrolment}")
+
+    @property
+    def shown(self) -> str:
+        return fingerprint(self.keys.public)
+
+    def say(self, message: Message) -> None:
+        self.raw(*encode(message))
+
+    def raw(self, *frames: bytes) -> None:
+        """Never waits: once a key was refused there is nothing left to send on."""
+        with contextlib.suppress(zmq.Again):
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+
+    def hear(self, seconds: float = 5.0) -> Message | None:
+        if not self.socket.poll(int(seconds * 1000)):
+            return None
+        return decode(self.socket.recv_multipart(), (*TO_MINION, *TO_STRANGER))
+
+    def knock(self, name: str) -> Enrolled:
+        """What the enrolment port says to this key under that name."""
+        knocking = Stranger(self.master, self.keys, enrolment=True)
+        try:
+            knocking.say(Enrol(name=name, machine_id="m"))
+            answer = knocking.hear()
+        finally:
+            knocking.close()
+        assert isinstance(answer, Enrolled)
+        return answer
+
+    def hello(self, **changed: Any) -> Message | None:
+        values: dict[str, Any] = {"epoch": "e1", "spool_lo": 1, "spool_hi": 0, "acked": 0, "mepoch": 0}
+        self.say(Hello(**{**values, **changed}, facts=survey()))
+        return self.hear()
+
+    def event(self, seq: int, body: bytes = b"{}", *, epoch: str = "e1", kind: Any = "started", jid: str = "") -> None:
+        self.say(Event(epoch=epoch, seq=seq, jid=jid or new_job_id(), att=1, kind=kind, body=body))
+
+    def close(self) -> None:
+        self.socket.close(0)
+        self._context.destroy(0)
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[..., Stranger]]:
+    """`stranger(master)` on the bus port, `stranger(master, enrolment=True)` on the other."""
+    made: list[Stranger] = []
+
+    def make(master: Master, keys: KeyPair | None = None, *, enrolment: bool = False) -> Stranger:
+        made.append(Stranger(master, keys, enrolment=enrolment))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def member(stranger: Callable[..., Stranger]) -> Callable[[Master, str], Stranger]:
+    """`member(master, "n9")`: a stranger that was accepted under that name and got its WELCOME."""
+
+    def make(master: Master, name: str) -> Stranger:
+        keys = new_key_pair()
+        knocking: Stranger = stranger(master, keys, enrolment=True)
+        assert knocking.knock(name).state == "pending"
+        assert master.ask("keys.accept", name=name, fingerprint=knocking.shown)[-1]["exit"] == 0
+        one: Stranger = stranger(master, keys)
+        assert isinstance(one.hello(), Welcome)
+        return one
+
+    return make
+
+
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Master]:
     """A master of this test's own, which it may kill."""
@@ -259,7 +349,7 @@ def minion(master: Master, tmp_path: Path) -> Iterator[Callable[[str], Minion]]:
     end(*made)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
     """A master with the minions n1 and n2, shared by tests that leave both as they found them."""
     folder = tmp_path_factory.mktemp("pair")
@@ -276,3 +366,34 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[..., Any]:
     return until
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Callable[[str], Minion]]:
+    """`host("n3")`: a minion that has not been enrolled and does not run yet."""
+    made: list[Minion] = []
+
+    def make(name: str) -> Minion:
+        made.append(make_minion(tmp_path / name, name))
+        return made[-1]
+
+    yield make
+    end(*made)
+
+
+@pytest.fixture(scope="session")
+def member_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Master, Stranger]]:
+    """A master whose only member, n9, is played by the tests."""
+    master = make_master(tmp_path_factory.mktemp("alone") / "master")
+    keys = new_key_pair()
+    knocking = Stranger(master, keys, enrolment=True)
+    try:
+        assert knocking.knock("n9").state == "pending"
+        assert master.ask("keys.accept", name="n9", fingerprint=knocking.shown)[-1]["exit"] == 0
+        one = Stranger(master, keys)
+        assert isinstance(one.hello(), Welcome)
+        yield master, one
+        one.close()
+    finally:
+        knocking.close()
+        end(master)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import stat
@@ -137,7 +136,7 @@ def test_an_unknown_job_is_a_sentence_and_usage(pair: Master) -> None:
 
 
 def test_the_local_socket_is_for_its_owner_and_group_alone(pair: Master) -> None:
-    assert stat.S_IMODE(os.stat(pair.socket_path).st_mode) in (0o600, 0o660)
+    assert stat.S_IMODE(pair.socket_path.stat().st_mode) in (0o600, 0o660)
 
 
 def test_the_stores_of_both_sides_are_for_their_owner_alone(pair: Master) -> None:
