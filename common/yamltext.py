@@ -186,10 +186,11 @@ class _Walk:
                 self.wrong("C005", key, f"the key '{name}' stands twice: first in line {lines[name]}", "keep one")
                 continue
             lines[name] = _place(key).line
-            self.keys[(*path, name)] = _place(key)
+            inner = (*path, name)  # a name of its own: mypy takes a star inside [] for Python 3.11
+            self.keys[inner] = _place(key)
             if isinstance(value, ScalarNode) and not value.value and value.style is None:
-                self.values[(*path, name)] = _place(key)  # nothing is written: point at the key
-            result[name] = self.value(value, (*path, name))
+                self.values[inner] = _place(key)  # nothing is written: point at the key
+            result[name] = self.value(value, inner)
         return result
 
     def _scalar(self, node: ScalarNode) -> object:
