@@ -13,10 +13,10 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,9 +24,6 @@ from ..common.errors import PghaError, UserError
 from .operations import exit_code
 from .progress import End
 from .setup import open_socket_to_group
-
-if TYPE_CHECKING:
-    from .server import Master
 
 log = logging.getLogger("pgha.control")
 
@@ -56,7 +53,7 @@ class Request:
             raise UserError(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
 
 
-Verb = Callable[["Master", Request], AsyncIterator[Any]]
+Verb = Callable[[Request], AsyncIterator[Any]]  # of Lines
 
 
 class Control:
@@ -74,12 +71,13 @@ class Control:
         writer.close()
         return True
 
-    async def start(self, master: Master) -> None:
+    async def start(self, verbs: Mapping[str, Verb]) -> None:
+        """Serve these. Raises OSError when the socket cannot be made."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                await _serve(master, reader, writer)
+                await _serve(verbs, reader, writer)
             except (ConnectionError, asyncio.IncompleteReadError):
                 pass  # the client went away; what it began goes on
             finally:
@@ -98,15 +96,13 @@ class Control:
             self._path.unlink(missing_ok=True)
 
 
-async def _serve(master: Master, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    from .verbs import VERBS
-
+async def _serve(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         name, args = parse(await _line(reader))
-        verb = VERBS.get(name)
+        verb = verbs.get(name)
         if verb is None:
             raise UserError(f"this master does not know {name[:40]!r}; is the CLI newer than the daemon?")
-        async for line in verb(master, Request(args, _who(writer))):
+        async for line in verb(Request(args, _who(writer))):
             await _send(writer, line)
     except PghaError as error:
         await _send(writer, End(exit=exit_code(error), message=str(error)))

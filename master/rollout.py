@@ -212,7 +212,7 @@ class Rollout:
         return plan
 
     async def _fresh_health(self) -> ClusterHealth:
-        """A judgement from telemetry of every node; what never came is judged as unknown."""
+        """A judgement from telemetry of every node. Raises Refused without it: what is not known may be running."""
         deadline = self.master.clock.monotonic() + FRESH_S
         names = [node.name for node in self.cluster.nodes]
         while self.master.clock.monotonic() < deadline:
@@ -220,7 +220,8 @@ class Rollout:
             if all(health.node(name).fresh for name in names):
                 return health
             await self._next_telemetry()
-        return self.master.health(self.cluster)
+        silent = [node.missing() for node in self.master.health(self.cluster).nodes if not node.fresh]
+        raise Refused("nothing was changed: " + "; ".join(silent))
 
     # ---- stages
 

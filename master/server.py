@@ -1,18 +1,15 @@
-"""The daemon: wires store, vault, hub, operations and the local socket together. Decides nothing."""
+"""The master: store, vault, hub and operations wired together, for the verbs to use. Decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
 
 from ..common.clock import SystemClock
 from ..common.cluster import Cluster, Node
-from ..common.errors import DefinitionError, HostError, UserError
+from ..common.errors import DefinitionError, UserError
 from ..common.facts import HostFacts
 from ..common.keys import load_or_create, public_text
-from ..common.notify import notify
 from ..common.paths import Paths
 from ..states import catalog
 from ..states.certificates import certificate
@@ -20,7 +17,6 @@ from ..states.document import Context
 from ..states.resource import AnyResource
 from . import health, inventory
 from .authority import Authority
-from .control import Control
 from .hub import Hub
 from .operations import Operations
 from .setup import curve_key_path, load_settings, master_key_path
@@ -121,30 +117,3 @@ def _apt_key(cluster: Cluster) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"postgresql.source.key: {source.key} cannot be read on the master: {error}") from None
-
-
-def serve(paths: Paths) -> None:
-    """Run until SIGTERM or SIGINT. Raises UserError or HostError when it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    asyncio.run(_serve(paths))
-
-
-async def _serve(paths: Paths) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    control = Control(paths.admin_socket)
-    if await control.taken():
-        raise HostError(f"another pgha-master serves already on {paths.admin_socket}")
-    master = Master(paths)
-    try:
-        await master.start()
-        await control.start(master)
-        log.info("listening on %s, fingerprint %s", master.listen, master.fingerprint)
-        notify("READY=1")
-        await stopping.wait()
-        notify("STOPPING=1")
-    finally:
-        await control.close()
-        await master.close()

@@ -9,6 +9,6 @@ import click
 def command() -> None:
     """Run the master in the foreground."""
     from ...common.paths import Paths
-    from ..server import serve
+    from ..daemon import serve
 
     serve(Paths.from_environment())

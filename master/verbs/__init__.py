@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ..control import Verb
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ..control import Request
+from ..server import Master
 from . import certs, clusters, jobs, keys, run, secrets
 
-VERBS: dict[str, Verb] = {
+VERBS: dict[str, Callable[[Master, Request], AsyncIterator[Any]]] = {  # of Lines
     "keys.list": keys.list_keys,
     "keys.accept": keys.accept,
     "keys.reject": keys.reject,
