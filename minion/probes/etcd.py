@@ -29,7 +29,8 @@ def probe(look: Look, members: tuple[EtcdMember, ...] | None = None) -> EtcdSamp
     config = look.file(CONFIG)
     if config.kind != "file":
         return None
-    present = bool(look.names(f"{data_directory(config.content or '')}/member"))
+    # a start that etcd refuses leaves member/snap behind; the log of votes is what makes it a member
+    present = bool(look.names(f"{data_directory(config.content or '')}/member/wal"))
     healthy, why = health(look)
     status, metrics = look.http(f"{METRICS}/metrics", DEADLINE_S)
     if status != 200:

@@ -247,6 +247,13 @@ def test_etcd_without_quorum_is_unhealthy_and_etcdctl_is_not_started() -> None:
     assert "etcdctl" not in node.asked
 
 
+def test_what_a_refused_start_of_etcd_leaves_behind_is_no_data_of_a_member() -> None:
+    node = built()
+    del node.files["/var/lib/etcd/pgha/member/wal/0.wal"]
+    node.files["/var/lib/etcd/pgha/member/snap/db"] = FileFacts("file", "")
+    assert not etcd_of(node).data_present
+
+
 def test_an_alarm_of_etcd_is_named() -> None:
     node = built()
     node.pages[HEALTH] = (503, '{"health":"false","reason":"ALARM NOSPACE"}')
