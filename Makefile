@@ -18,6 +18,8 @@ demo: venv ## a cluster on three real nodes on this machine, from nothing (root)
 
 test: check ## all tests: check, unit, bus, and on real nodes (root; installs the lab's tools)
 	@$(LAB) doctor --install-missing
+	@command -v psql >/dev/null || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql-client; }
 	$(BIN)/pytest -q --ignore=tests/bench -m "not lab"
 	$(BIN)/pytest -q --ignore=tests/bench -m lab
 
