@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from ..common.clock import SystemClock
 from ..common.cluster import Cluster, Node
@@ -108,12 +109,24 @@ class Master:
         return judged
 
 
+PGDG_KEYS = ("/etc/pgha/pgdg.asc", "/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc")
+
+
 def _apt_key(cluster: Cluster) -> str:
+    """The armored key of the package source. Raises UserError when it cannot be read on the master."""
     source = cluster.postgresql.source
-    if isinstance(source, str):
+    if source == "distribution":
         return ""
-    try:
-        with open(source.key, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"postgresql.source.key: {source.key} cannot be read on the master: {error}") from None
+    for path in PGDG_KEYS if isinstance(source, str) else (source.key,):
+        try:
+            return Path(path).read_text()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the package source's key {path} cannot be read on the master: {error}") from None
+    if isinstance(source, str):
+        raise UserError(
+            f"postgresql.source: pgdg needs that archive's signing key on the master: put it at {PGDG_KEYS[0]}, "
+            "or install the package postgresql-common there, which carries it"
+        )
+    raise UserError(f"postgresql.source.key: there is no file {source.key} on the master")
