@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from ..common.errors import PghaError
@@ -25,6 +25,7 @@ from .journal import Journal
 
 log = logging.getLogger("pgha.minion.worker")
 
+LEAVE_S = 8.0  # more than a command gets between SIGTERM and SIGKILL
 OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
 
 
@@ -42,13 +43,14 @@ class Worker:
         self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
         self._current: dict[tuple[str, int], _Current] = {}
+        self._turns: set[Future[None]] = set()
 
     def submit(self, job: Job) -> None:
         """Queue a job that the journal has just accepted for the first time."""
         current = _Current(job, time.monotonic(), "waiting for the job before it")
         self._current[job.jid, job.att] = current
         pool = self._states if job.cls == "state" else self._calls
-        pool.submit(self._run, current)
+        self._turns = {turn for turn in self._turns if not turn.done()} | {pool.submit(self._turn, current)}
 
     def cancel(self, jid: str, att: int) -> None:
         if current := self._current.get((jid, att)):
@@ -63,10 +65,20 @@ class Worker:
         )
 
     def close(self) -> None:
+        """Cancel everything; what ends within `LEAVE_S` still has its end in the journal."""
         for current in list(self._current.values()):
             current.cancelled.set()
         self._states.shutdown(wait=False, cancel_futures=True)
         self._calls.shutdown(wait=False, cancel_futures=True)
+        wait(self._turns, LEAVE_S)
+
+    def _turn(self, current: _Current) -> None:
+        try:
+            self._run(current)
+        except Exception:
+            log.exception("the end of job %s is not in the journal", current.job.jid)
+        self._wake()
+        self._ended()
 
     def _run(self, current: _Current) -> None:
         job = current.job
@@ -74,7 +86,6 @@ class Worker:
             if current.cancelled.is_set() or _too_late(current):
                 kind: EventKind = "cancelled" if current.cancelled.is_set() else "expired"
                 self._journal.finish(job.jid, job.att, kind, {"reason": "it had not begun"})
-                self._wake()
                 return
             self._journal.start(job.jid, job.att)
             self._wake()
@@ -90,8 +101,6 @@ class Worker:
         finally:
             self._current.pop((job.jid, job.att), None)
         self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json"))
-        self._wake()
-        self._ended()
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()

@@ -206,3 +206,19 @@ def test_who_speaks_before_hello_is_asked_for_one(
     answer = again.hear()
     assert isinstance(answer, Bye)
     assert "HELLO" in answer.reason
+
+
+def test_a_minion_that_is_stopped_in_the_middle_of_a_command_ends_it_and_tells_so(
+    master: Master, minion: Callable[[str], Minion], until: Any, tmp_path: Path
+) -> None:
+    one, told = minion("n1"), tmp_path / "told"
+    cli = master.begin("run", "n1", "--", "sh", "-c", f"echo $$ >> {told}; exec sleep 300")
+    until("the command begun", lambda: told.exists() and told.read_text())
+    assert one.stop() == 0
+    assert not Path(f"/proc/{told.read_text().strip()}").exists()
+    one.start()
+    _, err = cli.communicate(timeout=20)
+    assert cli.returncode == 1
+    assert "cancelled" in err
+    assert "Traceback" not in one.log
+    assert len(told.read_text().split()) == 1

@@ -1,0 +1,193 @@
+"""What a minion remembers over its own death."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pgha.common.errors import HostError
+from pgha.minion import journal as journal_module
+from pgha.minion.journal import Journal
+
+ONE = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+TWO = "01ARZ3NDEKTSV4RRFFQ69G5FAW"
+LATER = 10**15
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Iterator[Callable[[], Journal]]:
+    """`reopen()`: the journal as a new process finds it; the one before it is closed without a word."""
+    opened: list[Journal] = []
+
+    def make() -> Journal:
+        if opened:
+            opened[-1].close()
+        opened.append(Journal(tmp_path / "state/journal.db"))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def journal(reopen: Callable[[], Journal]) -> Journal:
+    return reopen()
+
+
+@pytest.fixture
+def ring(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many acknowledged events stay: fewer than in earnest, so that the test is over soon."""
+    monkeypatch.setattr(journal_module, "_KEEP_ACKNOWLEDGED", 20)
+    return 20
+
+
+def kinds(journal: Journal) -> list[str]:
+    return [event.kind for event in journal.events_after(0, 10_000)]
+
+
+def test_a_job_is_accepted_once_also_after_a_restart(journal: Journal, reopen: Callable[[], Journal]) -> None:
+    assert journal.accept(ONE, 1, "call", LATER)
+    assert not journal.accept(ONE, 1, "call", LATER)
+    again = reopen()
+    assert again.seen(ONE, 1)
+    assert not again.accept(ONE, 1, "call", LATER)
+    assert again.accept(ONE, 2, "call", LATER)
+
+
+def test_events_are_numbered_from_one_without_a_gap(journal: Journal) -> None:
+    journal.accept(ONE, 1, "call", LATER)
+    journal.start(ONE, 1)
+    journal.record(ONE, 1, "out", {"text": "é"})
+    journal.finish(ONE, 1, "done", {"ok": True})
+    events = journal.events_after(0, 100)
+    assert [(event.seq, event.kind) for event in events] == [(1, "started"), (2, "out"), (3, "done")]
+    assert json.loads(events[1].body) == {"text": "é"}
+    assert journal.events_after(1, 1) == events[1:2]
+    assert (journal.lowest(), journal.highest()) == (1, 3)
+
+
+def test_an_empty_journal_has_nothing_to_send(journal: Journal) -> None:
+    assert (journal.lowest(), journal.highest(), journal.acked) == (1, 0, 0)
+
+
+def test_a_state_and_the_event_that_tells_of_it_are_one(journal: Journal, tmp_path: Path) -> None:
+    """An event that cannot be written leaves the job as it was."""
+    journal.accept(ONE, 1, "call", LATER)
+    with sqlite3.connect(tmp_path / "state/journal.db") as other:
+        other.execute("create trigger no before insert on events begin select raise(abort, 'disk full'); end")
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        journal.start(ONE, 1)
+    assert [(job.jid, job.state) for job in journal.open_jobs()] == [(ONE, "accepted")]
+    assert journal.events_after(0, 10) == []
+
+
+def test_what_ran_when_the_process_died_is_interrupted_once_and_what_had_ended_is_not(
+    journal: Journal, reopen: Callable[[], Journal]
+) -> None:
+    for jid in (ONE, TWO):
+        journal.accept(jid, 1, "state", LATER)
+        journal.start(jid, 1)
+    journal.finish(TWO, 1, "done", {"ok": True})
+    again = reopen()
+    assert kinds(again) == ["started", "started", "done", "interrupted"]
+    told = again.events_after(3, 1)[0]
+    assert told.jid == ONE
+    assert "restarted" in json.loads(told.body)["reason"]
+    assert again.open_jobs() == ()
+    assert kinds(reopen()) == ["started", "started", "done", "interrupted"]
+
+
+def test_a_job_that_was_accepted_and_not_begun_is_told_as_interrupted_too(
+    journal: Journal, reopen: Callable[[], Journal]
+) -> None:
+    journal.accept(ONE, 1, "state", LATER)
+    assert kinds(reopen()) == ["interrupted"]
+
+
+def test_the_epoch_and_what_was_acknowledged_outlive_the_process(
+    journal: Journal, reopen: Callable[[], Journal]
+) -> None:
+    journal.record(ONE, 1, "out", {})
+    journal.acknowledge(1)
+    journal.remember_master_epoch(7)
+    again = reopen()
+    assert (again.epoch, again.acked, again.master_epoch) == (journal.epoch, 1, 7)
+
+
+def test_a_new_journal_has_another_epoch(journal: Journal, tmp_path: Path) -> None:
+    other = Journal(tmp_path / "other.db")
+    assert other.epoch != journal.epoch
+    other.close()
+
+
+def test_the_newest_acknowledged_events_stay_and_the_rest_goes(journal: Journal, ring: int) -> None:
+    for number in range(ring + 10):
+        journal.record(ONE, 1, "out", {"n": number})
+    journal.acknowledge(ring + 5)
+    assert (journal.lowest(), journal.highest()) == (6, ring + 10)
+    assert journal.acked == ring + 5
+
+
+def test_what_was_not_acknowledged_is_never_dropped(journal: Journal, ring: int) -> None:
+    for number in range(ring + 10):
+        journal.record(ONE, 1, "out", {"n": number})
+    journal.prune(LATER * 2)
+    assert journal.lowest() == 1
+
+
+def test_an_acknowledgement_neither_goes_back_nor_beyond_what_there_is(journal: Journal) -> None:
+    journal.record(ONE, 1, "out", {})
+    journal.record(ONE, 1, "out", {})
+    journal.acknowledge(2**60)
+    assert journal.acked == 2
+    journal.acknowledge(1)
+    assert journal.acked == 2
+
+
+def test_numbers_go_on_when_all_events_are_gone(journal: Journal, tmp_path: Path) -> None:
+    journal.record(ONE, 1, "out", {})
+    journal.acknowledge(1)
+    with sqlite3.connect(tmp_path / "state/journal.db") as other:
+        other.execute("delete from events")
+    assert journal.lowest() == 2
+    journal.record(ONE, 1, "out", {})
+    assert journal.events_after(0, 9)[0].seq == 2
+
+
+def test_a_job_is_forgotten_a_day_after_its_deadline_and_no_sooner(journal: Journal) -> None:
+    day = 24 * 3600 * 1000
+    journal.accept(ONE, 1, "call", 1000)
+    journal.accept(TWO, 1, "call", 1000)
+    journal.finish(ONE, 1, "done", {})
+    journal.prune(1000 + day)
+    assert journal.seen(ONE, 1)
+    journal.prune(1001 + day)
+    assert not journal.seen(ONE, 1)
+    assert journal.seen(TWO, 1)  # it has not ended
+
+
+def test_debts_outlive_the_process_and_are_paid_once(journal: Journal, reopen: Callable[[], Journal]) -> None:
+    journal.owe("service:haproxy")
+    journal.owe("service:haproxy")
+    again = reopen()
+    assert again.debts() == {"service:haproxy"}
+    assert again.owed("service:haproxy")
+    again.settle("service:haproxy")
+    again.settle("service:haproxy")
+    assert reopen().debts() == set()
+
+
+def test_the_file_is_for_its_owner_alone(journal: Journal, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "state/journal.db").stat().st_mode) == 0o600
+
+
+def test_a_damaged_journal_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(HostError, match=f"cannot use the journal {path}"):
+        Journal(path)

@@ -1,0 +1,204 @@
+"""Jobs on a host made of dicts: each runs once, in its turn, and its end is in the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pgha.common.messages import Job
+from pgha.common.names import new_job_id
+from pgha.minion import worker as worker_module
+from pgha.minion.journal import Journal
+from pgha.minion.worker import Worker
+from pgha.states.kinds import encode
+from pgha.states.resources.files import File
+from pgha.states.system import FileFacts
+from pgha.states.testing import FakeSystem
+
+WAIT_S = 10
+
+
+class Held(FakeSystem):
+    """Looks at no file before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def file(self, path: str) -> FileFacts:
+        self.reached.set()
+        assert self.go.wait(WAIT_S)
+        return super().file(path)
+
+
+@dataclass
+class Bench:
+    journal: Journal
+    system: Held = field(default_factory=Held)
+    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.worker = Worker(self.journal, self.system, lambda: None, self.ended.release)
+
+    def submit(self, job: Job) -> Job:
+        assert self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms)
+        self.worker.submit(job)
+        return job
+
+    def wait(self, jobs: int = 1) -> None:
+        self.system.go.set()
+        for _ in range(jobs):
+            assert self.ended.acquire(timeout=WAIT_S)
+
+    def events(self, job: Job) -> list[tuple[str, dict[str, Any]]]:
+        return [(e.kind, json.loads(e.body)) for e in self.journal.events_after(0, 1000) if e.jid == job.jid]
+
+    def outcome(self, job: Job) -> dict[str, Any]:
+        kind, body = self.events(job)[-1]
+        assert kind == "done"
+        return body
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(Journal(tmp_path / "journal.db"))
+    yield bench
+    bench.system.go.set()
+    bench.worker.close()
+
+
+def order(document: object, mode: Any = "apply", ttl_ms: int = 60_000) -> Job:
+    text = json.dumps(document).encode()
+    return Job(
+        jid=new_job_id(),
+        att=1,
+        mepoch=1,
+        cls="call" if mode == "call" else "state",
+        mode=mode,
+        not_after_ms=10**15,
+        ttl_ms=ttl_ms,
+        sha256=hashlib.sha256(text).hexdigest(),
+        document=text,
+    )
+
+
+def files(*names: str, mode: Any = "apply", ttl_ms: int = 60_000) -> Job:
+    resources = [File(document="doc", path=f"/etc/{name}", content="x\n") for name in names]
+    return order({"documents": ["doc"], "resources": encode(resources)}, mode, ttl_ms)
+
+
+def test_an_applied_document_is_told_resource_by_resource(bench: Bench) -> None:
+    job = bench.submit(files("a", "b"))
+    bench.wait()
+    assert [kind for kind, _ in bench.events(job)] == ["started", "res", "res", "done"]
+    assert bench.outcome(job)["ok"] is True
+    assert bench.outcome(job)["changed"] == 2
+    assert bench.system.files["/etc/a"].content == "x\n"
+
+
+def test_what_did_not_change_is_counted_and_not_told(bench: Bench) -> None:
+    bench.submit(files("a"))
+    bench.wait()
+    again = bench.submit(files("a"))
+    bench.wait()
+    assert [kind for kind, _ in bench.events(again)] == ["started", "done"]
+    assert bench.outcome(again)["unchanged"] == 1
+
+
+def test_a_plan_changes_nothing(bench: Bench) -> None:
+    job = bench.submit(files("a", mode="plan"))
+    bench.wait()
+    assert bench.outcome(job)["planned"] == 1
+    assert bench.system.performed == []
+
+
+def test_documents_run_one_after_the_other_and_calls_beside_them(bench: Bench) -> None:
+    first, second = bench.submit(files("a")), bench.submit(files("b"))
+    assert bench.system.reached.wait(WAIT_S)
+    call = bench.submit(order({"function": "ping"}, "call"))
+    assert bench.ended.acquire(timeout=WAIT_S)
+    assert bench.outcome(call)["ok"] is True
+    assert bench.events(second) == []
+    assert {one.jid for one in bench.worker.running()} == {first.jid, second.jid}
+    bench.wait(2)
+    assert [e.jid for e in bench.journal.events_after(0, 99) if e.kind == "done"] == [call.jid, first.jid, second.jid]
+    assert bench.worker.running() == ()
+
+
+def test_a_job_cancelled_before_it_began_touches_nothing(bench: Bench) -> None:
+    bench.submit(files("a"))
+    assert bench.system.reached.wait(WAIT_S)
+    waiting = bench.submit(files("b"))
+    bench.worker.cancel(waiting.jid, 1)
+    bench.wait(2)
+    assert [kind for kind, _ in bench.events(waiting)] == ["cancelled"]
+    assert "/etc/b" not in bench.system.files
+
+
+def test_a_job_cancelled_in_the_middle_stops_after_the_resource_it_was_at(bench: Bench) -> None:
+    job = bench.submit(files("a", "b"))
+    assert bench.system.reached.wait(WAIT_S)
+    bench.worker.cancel(job.jid, 1)
+    bench.wait()
+    assert (bench.outcome(job)["ok"], bench.outcome(job)["message"]) == (False, "cancelled")
+    assert "/etc/b" not in bench.system.files
+
+
+def test_nothing_begins_after_its_deadline(bench: Bench) -> None:
+    bench.submit(files("a"))
+    assert bench.system.reached.wait(WAIT_S)
+    late = bench.submit(files("b", ttl_ms=0))
+    bench.wait(2)
+    assert [kind for kind, _ in bench.events(late)] == ["expired"]
+    assert "/etc/b" not in bench.system.files
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        (order({"function": "rm"}, "call"), "there is no function 'rm'"),
+        (order({"documents": ["doc"], "resources": [{"kind": "magic"}]}), "no resource kind 'magic'"),
+        (order({"documents": []}), "internal error: KeyError"),
+        (order([1, 2], "call"), "internal error: ValidationError"),
+    ],
+)
+def test_a_job_that_cannot_run_says_why_and_the_next_one_runs(bench: Bench, job: Job, why: str) -> None:
+    bench.submit(job)
+    bench.wait()
+    assert bench.outcome(job)["ok"] is False
+    assert why in bench.outcome(job)["message"]
+    after = bench.submit(files("a"))
+    bench.wait()
+    assert bench.outcome(after)["ok"] is True
+
+
+def test_a_failed_resource_fails_its_job(bench: Bench) -> None:
+    resources = [File(document="doc", path="/etc/a", content="x", check=("no-such-check", "%s"))]
+    bench.system.broken["WriteFile"] = "disk full"
+    job = bench.submit(order({"documents": ["doc"], "resources": encode(resources)}))
+    bench.wait()
+    assert (bench.outcome(job)["ok"], bench.outcome(job)["failed"]) == (False, 1)
+
+
+def test_a_command_gives_its_lines_and_its_exit_code(bench: Bench) -> None:
+    job = bench.submit(order({"function": "cmd", "arguments": ["sh", "-c", "echo é; echo no >&2; exit 3"]}, "call"))
+    bench.wait()
+    said = {(body["stream"], body["text"]) for kind, body in bench.events(job) if kind == "out"}
+    assert said == {("stdout", "é\n"), ("stderr", "no\n")}
+    assert bench.outcome(job)["exit_code"] == 3
+
+
+def test_a_command_that_never_stops_talking_is_cut(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "OUTPUT_LIMIT", 100_000)
+    job = bench.submit(order({"function": "cmd", "arguments": ["seq", "1", "100000"]}, "call"))
+    bench.wait()
+    said = "".join(body["text"] for kind, body in bench.events(job) if kind == "out")
+    assert 100_000 <= len(said) < 150_000
+    assert "the rest of the output is left out" in said
+    assert bench.outcome(job)["ok"] is True
