@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import threading
 import time
 from typing import Any
@@ -94,7 +96,10 @@ def test_a_mirror_that_cannot_be_reached_is_named(site: Site) -> None:
 
 def test_a_system_that_is_not_supported_is_named(site: Site) -> None:
     site.ok(
-        "witness-node", "sh", "-c", "cp /etc/os-release /var/tmp/ && sed -i s/^VERSION_ID=.*/VERSION_ID=7/ /etc/os-release"
+        "witness-node",
+        "sh",
+        "-c",
+        "cp /etc/os-release /var/tmp/ && sed -i s/^VERSION_ID=.*/VERSION_ID=7/ /etc/os-release",
     )
     site.ok("witness-node", "systemctl", "restart", "pgha-minion")
     try:
@@ -112,7 +117,7 @@ def test_a_full_disk_is_named(site: Site) -> None:
     site.ok("pg-node1", "systemctl", "start", "pgha-minion")
     try:
         wait_until("it is connected", lambda: site.connected() == set(NODES), 30)
-        _refused(site, r"pg-node1: has \d+ MiB free under /var/lib, 2048 are needed")
+        _refused(site, r"pg-node1: has \d+ MiB free under /var/lib, 2048 MiB are needed")
     finally:
         site.ok("pg-node1", "systemctl", "stop", "pgha-minion")
         site.ok("pg-node1", "umount", "/var/lib")
@@ -143,9 +148,16 @@ def test_a_mistake_in_the_definition_is_shown_with_its_place(site: Site) -> None
 
 @pytest.fixture(scope="module")
 def built(site: Site) -> Site:
-    """From three bare nodes to a running cluster with one command."""
+    """From three bare nodes to a running cluster with one command, left with Ctrl-C and followed from elsewhere."""
     site.define()
+    first = subprocess.Popen([str(MASTER), "apply", "prod"], env=site.environment, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    assert any("base" in line and "started" in line for line in first.stderr)
+    first.send_signal(signal.SIGINT)
+    assert "Detached; the work goes on" in first.stderr.read()
+    assert first.wait(10) == 130
     said = site.pgha("apply", "prod", "--timings")
+    assert "joined" in said.err or "already" in said.err, said.err
     assert said.rc == 0, said.out + said.err
     assert re.search(r"Applied prod in .*: \d+ changed, \d+ unchanged, 0 failed", said.out + said.err)
     assert "Critical path" in said.out + said.err
@@ -324,26 +336,26 @@ def test_drift_is_shown_as_exactly_those_differences_and_repaired_as_exactly_tho
     plan = built.pgha("plan", "prod", "--detailed-exitcode")
     assert plan.rc == 3
     assert "retries 5" in plan.out and "retries 2" in plan.out
-    assert _touched(built.pgha("plan", "prod", "--json"), "planned") == wanted
+    assert _planned(built) == wanted
     untouched = built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni", "etcd")
     said = built.pgha("apply", "prod", "--json")
     assert said.rc == 0, said.out + said.err
-    assert _touched(said, "changed") == wanted
+    assert _changed(said) == wanted
     assert built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni", "etcd") == untouched
     assert built.ok("pg-node1", "stat", "-c", "%U:%G %a", "/etc/patroni/config.yml").strip() == "root:postgres 640"
     assert "retries 2" in built.ok("pg-node2", "cat", "/etc/haproxy/haproxy.cfg")
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
 
 
-def _touched(said: Said, status: str) -> set[tuple[str, str]]:
-    touched = set()
-    for line in (json.loads(text) for text in said.out.splitlines() if text.startswith("{")):
-        if line["kind"] == "resource" and line["result"]["status"] == status:
-            touched.add((line["node"], line["result"]["resource"]))
-        if line["kind"] == "plan":
-            nodes = line["nodes"]
-            touched |= {(n["node"], r["resource"]) for n in nodes for r in n["results"] if r["status"] == status}
-    return touched
+def _planned(site: Site) -> set[tuple[str, str]]:
+    nodes = site.data("plan", "prod")["nodes"]
+    return {(n["node"], r["resource"]) for n in nodes for r in n["results"] if r["status"] == "planned"}
+
+
+def _changed(said: Said) -> set[tuple[str, str]]:
+    lines = [json.loads(text) for text in said.out.splitlines()]
+    done = [line for line in lines if line["kind"] == "resource" and line["result"]["status"] == "changed"]
+    return {(line["node"], line["result"]["resource"]) for line in done}
 
 
 # ---- secrets
@@ -486,30 +498,59 @@ def _with_leader(site: Site, leader: str) -> dict[str, Any]:
     return status if status["leader"] == leader else {}
 
 
-def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_old_id(built: Site) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param("systemctl stop etcd; rm -rf /var/lib/etcd/pgha", id="stopped"),
+        pytest.param("rm -rf /var/lib/etcd/pgha; systemctl kill -s KILL etcd", id="restarted-by-systemd"),
+    ],
+)
+def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_old_id(built: Site, loss: str) -> None:
+    tls = (
+        "--cacert=/etc/etcd/tls/ca.crt",
+        "--cert=/etc/etcd/tls/etcd-server.crt",
+        "--key=/etc/etcd/tls/etcd-server.key",
+    )
+
     def member() -> str:
-        lines = built.pgha(
-            "run",
-            "pg-node1",
-            "--",
-            "etcdctl",
-            "--endpoints=https://127.0.0.1:2379",
-            "--cacert=/etc/etcd/tls/ca.crt",
-            "--cert=/etc/etcd/tls/etcd-server.crt",
-            "--key=/etc/etcd/tls/etcd-server.key",
-            "member",
-            "list",
-        ).out
-        return next(re.split(r"[\s,]+", line)[0] for line in lines.splitlines() if "witness-node" in line)
+        lines = built.ok("pg-node1", "etcdctl", *tls, "--endpoints=https://127.0.0.1:2379", "member", "list")
+        return next(line.split(",")[0] for line in lines.splitlines() if "witness-node" in line)
 
     before = member()
-    built.ok("witness-node", "sh", "-c", "systemctl stop etcd; rm -rf /var/lib/etcd/pgha")
+    built.ok("witness-node", "sh", "-c", loss)
     wait_until("status sees it", lambda: built.status()["quorum"]["healthy"] == 2, 30)
     said = built.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err
     assert member() != before
     wait_until("whole again", lambda: _healthy(built), 30)
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
+
+
+def test_a_node_that_lost_everything_is_built_again_even_if_the_master_dies_meanwhile(built: Site) -> None:
+    lost = next(name for name in DATA if name != wait_until("healthy", lambda: _healthy(built), 60)["leader"])
+    built.lab("wipe", lost)
+    assert "conflict" in built.enrol(lost).out
+    refused = built.pgha("apply", "prod")
+    assert refused.rc == 6 and lost in refused.err
+    assert built.pgha("keys", "revoke", lost, "--yes").rc == 0
+    wait_until("the new key waits", lambda: _state(built, lost) == "pending", 20)
+    assert built.pgha("keys", "accept", lost, "--yes").rc == 0
+    wait_until("all minions are connected", lambda: built.connected() == set(NODES), 30)
+    assert built.pgha("apply", "prod", "--detach").rc == 0
+    wait_until(
+        "packages are being installed", lambda: built.on(lost, "sh", "-c", "ls /etc/postgresql-common").rc == 0, 60
+    )
+    built.stop_master(signal.SIGKILL)
+    built.start_master()
+    said = built.pgha("apply", "prod", timeout_s=300)
+    assert said.rc == 0, said.out + said.err
+    wait_until("whole again", lambda: _healthy(built), 60)
+    assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
+
+
+def _state(site: Site, name: str) -> str:
+    rows = [row for row in site.data("keys", "list")["keys"] if row["name"] == name and row["state"] != "revoked"]
+    return str(rows[0]["state"]) if rows else ""
 
 
 def test_a_revoked_minion_gets_nothing_and_the_database_does_not_notice(built: Site) -> None:
