@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.errors import HostError
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.kinds import encode
 from ..states.resource import AnyResource
@@ -20,6 +21,10 @@ PLAN = "plan"
 STATE_TIMEOUT_S = 3600.0
 STATE_SILENCE_S = 60.0
 CALL_SILENCE_S = 15.0
+
+
+class Failed(HostError):
+    """A step did not succeed. The text is the End's message."""
 
 
 @dataclass

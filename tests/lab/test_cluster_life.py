@@ -392,8 +392,8 @@ def test_no_secret_is_found_where_it_is_not_needed(built: Site) -> None:
         assert built.run([*built.lab_exec(node), "sh", "-c", _SAID], stdin=patterns).out.strip() == "0", node
     for value in secrets.values():
         assert not any(value in text for text in built.said)
-        for path in (p for p in built.root.rglob("*") if p.is_file()):
-            assert value.encode() not in path.read_bytes(), path
+        for kept in (p for p in built.root.rglob("*") if p.is_file()):
+            assert value.encode() not in kept.read_bytes(), kept
     for private in (p for p in built.root.rglob("*.key") if p.is_file()):
         assert private.stat().st_mode & 0o077 == 0, private
 

@@ -1,0 +1,58 @@
+"""Replaces an etcd member that lost its data, one in each apply: stopped, removed, added, and started as a new one.
+
+Whether there is one, `replacement` decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..common.cluster import Cluster
+from .fleet import Failed, Fleet
+from .observed import ClusterHealth
+from .replacement import Replacement, replacement
+from .report import Report
+from .seams import Headquarters
+
+
+@dataclass
+class Members:
+    """`nodes`: whose member may be replaced. `rejoins`: whose etcd starts as a new one, whatever was planned."""
+
+    master: Headquarters
+    fleet: Fleet
+    cluster: Cluster
+    report: Report
+    nodes: frozenset[str]
+    rejoins: set[str] = field(default_factory=set)
+
+    def lost(self, health: ClusterHealth) -> Replacement | None:
+        """The member to replace, if that was asked for."""
+        lost = replacement(self.cluster, health)
+        asked = lost is not None and lost.node in self.nodes
+        return lost if asked else None
+
+    async def replace(self) -> None:
+        """One at a time: the next apply sees to the next, when this one counts."""
+        lost = self.lost(self.master.health(self.cluster))
+        if lost is None:
+            return
+        since = self.master.clock.monotonic()
+        await self.master.store.note(self.cluster.name, f"etcd_joins:{lost.node}", "yes")
+        self.rejoins.add(lost.node)
+        if lost.added_already:
+            return
+        if lost.runs:  # else it would found its cluster once more as soon as it is removed
+            await self._stop_etcd(lost.node)
+        arguments = (lost.member_id or "-", lost.node, lost.peer_url)
+        answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 30.0))[lost.via]
+        detail = f"{lost.node} is a new member of etcd, by {lost.via}" if answer.ok else answer.why()
+        await self.report.step("etcd member", "done" if answer.ok else "failed", since=since, detail=detail)
+        if not answer.ok:
+            raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
+        self.report.counts["changed"] += 1
+
+    async def _stop_etcd(self, node: str) -> None:
+        answer = (await self.fleet.call("cmd", {node: ("systemctl", "stop", "etcd")}, 60.0))[node]
+        if not answer.ok:
+            raise Failed(f"etcd: {node} has lost its data, and its etcd could not be stopped: {answer.why()}")

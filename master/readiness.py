@@ -1,0 +1,98 @@
+"""Asks the nodes what must be right before anything is changed, and refuses with every problem there is.
+
+What is right, `preflight` decides; this asks and tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..common.cluster import Cluster
+from ..common.errors import Refused
+from ..common.results import ResourceResult, Status
+from . import preflight
+from .fleet import Fleet
+from .report import Report, counted
+from .seams import Headquarters
+
+CONNECT_S = 10.0
+ANSWER_S = 4.0
+
+
+@dataclass(frozen=True)
+class Readiness:
+    master: Headquarters
+    fleet: Fleet
+    cluster: Cluster
+    report: Report
+
+    async def nodes(self) -> None:
+        """Raises Refused with every problem there is."""
+        since = self.master.clock.monotonic()
+        hub = self.master.hub
+        names = [node.name for node in self.cluster.nodes]
+        deadline = since + CONNECT_S
+        accepted = hub.accepted()
+        while self.master.clock.monotonic() < deadline and not all(hub.connected(n) for n in names if n in accepted):
+            await asyncio.sleep(0.2)
+        connected = await self._answering([name for name in names if hub.connected(name)])
+        problems = preflight.keys_and_lines(self.cluster, await self.master.store.minions(), connected)
+        facts = {name: known for name in names if connected.get(name) and (known := hub.facts(name))}
+        free = {p.name: p.sample.host.disk_free_bytes for p in hub.peers.values() if p.sample and p.sample.host}
+        problems += preflight.hosts(self.cluster, facts, free)
+        problems += preflight.clocks(self._clock_offsets(names))
+        problems += self._other_clusters(names)
+        if problems:
+            await self.report.step("preflight", "failed", since=since, detail=counted(len(problems), "problem"))
+            raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
+        await self.report.step(
+            "preflight", "done", since=since, detail=f"{len(names)} nodes connected, systems supported"
+        )
+
+    async def _answering(self, names: Sequence[str]) -> dict[str, bool]:
+        """Ask: a line may look alive for some seconds after its host has died."""
+        answers = await self.fleet.call("ping", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
+        return {name: answer.ok for name, answer in answers.items()}
+
+    def _clock_offsets(self, names: Sequence[str]) -> dict[str, float]:
+        now, mono = self.master.clock.now(), self.master.clock.monotonic()
+        peers = [self.master.hub.peers[name] for name in names if name in self.master.hub.peers]
+        return {p.name: p.sample.at - (now - (mono - p.sampled)) for p in peers if p.sample is not None}
+
+    def _other_clusters(self, names: Sequence[str]) -> list[str]:
+        return [
+            f"{node.name}: is a node of the cluster {other.name} already"
+            for other in self.master.clusters.values()
+            if other.name != self.cluster.name
+            for node in other.nodes
+            if node.name in names
+        ]
+
+    async def bare_hosts(self, results: Mapping[str, Sequence[ResourceResult]]) -> None:
+        """On hosts that get packages: can they be had, and are the ports free? Raises Refused."""
+        bare = [
+            node
+            for node, planned in results.items()
+            if any(r.status is Status.PLANNED and r.resource.startswith("packages:") for r in planned)
+        ]
+        if not bare:
+            return
+        since = self.master.clock.monotonic()
+        answers = await self.fleet.call("preflight", dict.fromkeys(bare, ()), 180.0)
+        problems: list[str] = []
+        for node, answer in answers.items():
+            data = answer.outcome.data if answer.outcome else {}
+            if not answer.ok or not isinstance(listening := data.get("listening"), dict):
+                problems.append(f"{node}: {answer.why()}")
+                continue
+            definition = self.cluster.node(node)
+            ports = {int(port): str(name) for port, name in listening.items()}
+            problems += preflight.taken(definition, preflight.ports(self.cluster, definition), ports)
+            if data.get("mirror"):
+                problems.append(f"{node}: the package mirror cannot be reached: {data['mirror']}")
+        if problems:
+            await self.report.step("ports, mirror", "failed", since=since, detail=counted(len(problems), "problem"))
+            raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
+        await self.report.step("ports, mirror", "done", since=since, detail="ports free, package mirror reachable")
