@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,12 +17,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.fail("these tests connect as an application would: apt-get install postgresql-client")
     site = Site(f"t{os.getpid()}", tmp_path_factory.mktemp("master"))
     try:
-        site.lab("up")
-        status = json.loads(site.lab("status", "--json").out)
-        site.nodes = {node["name"]: node["address"] for node in status["nodes"]}
-        network = site.nodes["pg-node1"].rsplit(".", 2)[0]
-        assert site.pgha("init", "--listen", f"{network}.0.1").rc == 0
-        site.start_master()
+        site.up()
         yield site
     finally:
         site.stop_master()

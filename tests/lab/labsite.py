@@ -106,6 +106,14 @@ class Site:
     def lab_exec(self, node: str) -> list[str]:
         return [sys.executable, str(LAB), "exec", node, "--"]
 
+    def up(self) -> None:
+        """Boot three bare nodes and start a master for them."""
+        self.lab("up")
+        self.nodes = {node["name"]: node["address"] for node in json.loads(self.lab("status", "--json").out)["nodes"]}
+        network = self.nodes["pg-node1"].rsplit(".", 2)[0]
+        assert self.pgha("init", "--listen", f"{network}.0.1").rc == 0
+        self.start_master()
+
     # ---- the master
 
     def start_master(self) -> None:
