@@ -29,6 +29,7 @@ APT = (
     "-o",
     "DPkg::Lock::Timeout=300",
 )
+CONFIGURE = ("dpkg", "--configure", "-a", "--force-confold", "--force-confdef")
 LISTS_FRESH_S = 3600.0
 DEADLINE_S = 1800.0
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -82,7 +83,10 @@ def _changed_ns(path: str) -> int:
 
 
 def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
-    """Install in one transaction. Lists older than an hour are refreshed first; stale ones are refreshed once more."""
+    """Install in one transaction. Lists older than an hour are refreshed first; stale ones are refreshed once more.
+
+    What an earlier run left half-configured is configured first.
+    """
     if _lists_age_s() > LISTS_FRESH_S:
         refreshed = update(run)
         if refreshed.rc != 0 and not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
@@ -90,6 +94,9 @@ def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
     argv = (*APT, "install", "--install-recommends" if recommends else "--no-install-recommends", *names)
     with services_kept_off():
         said = run(argv, DEADLINE_S)
+        if said.rc != 0 and "dpkg was interrupted" in said.stdout + said.stderr:  # by a power loss, say
+            run(CONFIGURE, DEADLINE_S)
+            said = run(argv, DEADLINE_S)
         if said.rc != 0 and _STALE.search(said.stdout + said.stderr):
             update(run)
             said = run(argv, DEADLINE_S)

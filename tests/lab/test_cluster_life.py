@@ -526,7 +526,7 @@ def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
 
 
-def test_a_node_that_lost_everything_is_built_again_even_if_the_master_dies_meanwhile(built: Site) -> None:
+def test_a_node_that_lost_everything_is_built_again_though_it_and_the_master_die_meanwhile(built: Site) -> None:
     lost = next(name for name in DATA if name != wait_until("healthy", lambda: _healthy(built), 60)["leader"])
     built.lab("wipe", lost)
     assert "conflict" in built.enrol(lost).out
@@ -537,11 +537,13 @@ def test_a_node_that_lost_everything_is_built_again_even_if_the_master_dies_mean
     assert built.pgha("keys", "accept", lost, "--yes").rc == 0
     wait_until("all minions are connected", lambda: built.connected() == set(NODES), 30)
     assert built.pgha("apply", "prod", "--detach").rc == 0
-    wait_until(
-        "packages are being installed", lambda: built.on(lost, "sh", "-c", "ls /etc/postgresql-common").rc == 0, 60
-    )
+    half = ("grep", "-qE", "half-(installed|configured)|unpacked", "/var/lib/dpkg/status")
+    wait_until("packages are half installed", lambda: built.on(lost, *half).rc == 0, 90, 0.1)
+    built.lab("kill", lost)
     built.stop_master(signal.SIGKILL)
+    built.lab("start", lost)
     built.start_master()
+    wait_until("all minions are connected", lambda: built.connected() == set(NODES), 40)
     said = built.pgha("apply", "prod", timeout_s=300)
     assert said.rc == 0, said.out + said.err
     wait_until("whole again", lambda: _healthy(built), 60)
