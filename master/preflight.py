@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from ..common.cluster import Cluster, Node
 from ..common.facts import DISTRIBUTION_POSTGRESQL, HostFacts, supported
+from ..common.telemetry import Sample
 from ..states.documents.etcd import METRICS_PORT
 from .store import MinionRow
 
 MIN_DISK_BYTES = 2 * 1024**3
 MAX_CLOCK_S = 0.5
+
+OLD_PATRONI = {("debian", "12"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
+"""Systems whose own Patroni is 2 or 3; pgdg has 4 for all of them."""
 
 SERVICES = {"etcd": "etcd", "postgres": "PostgreSQL", "haproxy": "HAProxy", "patroni": "Patroni"}
 
@@ -81,9 +85,25 @@ def _host(cluster: Cluster, node: Node, facts: HostFacts) -> list[str]:
                 f"{facts.os_id} {facts.os_version} itself offers PostgreSQL {offered}, not "
                 f"{cluster.postgresql.version}; set postgresql.version: {offered}, or postgresql.source: pgdg"
             )
+    if node.is_data:
+        problems += _patroni(cluster, facts)
     if node.address not in facts.addresses:
         local = ", ".join(a for a in facts.addresses if not ipaddress.ip_address(a).is_loopback) or "none"
         problems.append(f"has no address {node.address}; it has {local}: mend nodes.{node.name}.address")
+    return problems
+
+
+def _patroni(cluster: Cluster, facts: HostFacts) -> list[str]:
+    """What the Patroni or the hardware of that host cannot do; left in, it would be ignored without a word."""
+    problems = []
+    old = (facts.os_id, facts.os_version) in OLD_PATRONI and cluster.postgresql.source == "distribution"
+    if old and cluster.synchronous_mode == "quorum":
+        problems.append(
+            f"{facts.os_id} {facts.os_version} has a Patroni before 4.0, which takes synchronous_mode: quorum for off; "
+            "set patroni.synchronous_mode: on, or postgresql.source: pgdg"
+        )
+    if facts.container and cluster.patroni.watchdog.mode == "required":
+        problems.append("is a container, which has no watchdog; set patroni.watchdog.mode: automatic, or off")
     return problems
 
 
@@ -129,4 +149,22 @@ def taken(node: Node, wanted: Mapping[int, str], listening: Mapping[int, str]) -
         if port in listening
         and owner not in listening[port]
         and not (owner == "patroni" and "python" in listening[port])
+    ]
+
+
+def foreign(node: Node, sample: Sample | None, listening: Mapping[int, str]) -> list[str]:
+    """Servers that run on a node which pgha has not set up yet: they are somebody's, and an apply would take them over.
+
+    `sample` is the node's newest; what it says is configured by pgha is pgha's.
+    """
+    ours = {
+        "postgres": sample is not None and sample.patroni is not None,
+        "haproxy": sample is not None and sample.haproxy is not None,
+    }
+    concerned = {"postgres": node.is_data, "haproxy": node.is_proxy}
+    return [
+        f"{node.name}: {SERVICES[program]} runs here on port {port}, and pgha did not set it up; an apply would stop "
+        "it or replace its configuration: move what it serves away, stop and disable it, and apply again"
+        for port, program in sorted(listening.items())
+        if program in ours and concerned[program] and not ours[program]
     ]

@@ -14,8 +14,10 @@ from ..common.errors import Refused
 from ..common.results import ResourceResult, Status
 from . import preflight
 from .fleet import Fleet
+from .observed import ClusterHealth
 from .report import Report, counted
 from .seams import Headquarters
+from .standing import standing
 
 CONNECT_S = 10.0
 ANSWER_S = 4.0
@@ -44,12 +46,24 @@ class Readiness:
         problems += preflight.hosts(self.cluster, facts, free)
         problems += preflight.clocks(self._clock_offsets(names))
         problems += self._other_clusters(names)
-        if problems:
-            await self.report.step("preflight", "failed", since=since, detail=counted(len(problems), "problem"))
-            raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
+        await self._refuse("preflight", since, problems)
         await self.report.step(
             "preflight", "done", since=since, detail=f"{len(names)} nodes connected, systems supported"
         )
+
+    async def what_stands(self, health: ClusterHealth) -> None:
+        """Raises Refused for a definition that the running cluster cannot be changed to. `health` is of all nodes."""
+        since = self.master.clock.monotonic()
+        names = [node.name for node in self.cluster.nodes]
+        facts = {name: known for name in names if (known := self.master.hub.facts(name))}
+        await self._refuse(
+            "preflight", since, standing(self.cluster, facts, health, self.master.clusters.get(self.cluster.name))
+        )
+
+    async def _refuse(self, step: str, since: float, problems: Sequence[str]) -> None:
+        if problems:
+            await self.report.step(step, "failed", since=since, detail=counted(len(problems), "problem"))
+            raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
 
     async def _answering(self, names: Sequence[str]) -> dict[str, bool]:
         """Ask: a line may look alive for some seconds after its host has died."""
@@ -71,12 +85,11 @@ class Readiness:
         ]
 
     async def bare_hosts(self, results: Mapping[str, Sequence[ResourceResult]]) -> None:
-        """On hosts that get packages: can they be had, and are the ports free? Raises Refused."""
-        bare = [
-            node
-            for node, planned in results.items()
-            if any(r.status is Status.PLANNED and r.resource.startswith("packages:") for r in planned)
-        ]
+        """On hosts that get packages, or lose a PostgreSQL: can they be had, are the ports free, whose is it?
+
+        Raises Refused.
+        """
+        bare = [node for node, planned in results.items() if any(_needs_a_look(result) for result in planned)]
         if not bare:
             return
         since = self.master.clock.monotonic()
@@ -90,9 +103,17 @@ class Readiness:
             definition = self.cluster.node(node)
             ports = {int(port): str(name) for port, name in listening.items()}
             problems += preflight.taken(definition, preflight.ports(self.cluster, definition), ports)
+            sample = self.master.health(self.cluster).node(node).sample
+            problems += preflight.foreign(definition, sample, ports)
             if data.get("mirror"):
                 problems.append(f"{node}: the package mirror cannot be reached: {data['mirror']}")
-        if problems:
-            await self.report.step("ports, mirror", "failed", since=since, detail=counted(len(problems), "problem"))
-            raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
+        await self._refuse("ports, mirror", since, problems)
         await self.report.step("ports, mirror", "done", since=since, detail="ports free, package mirror reachable")
+
+
+def _needs_a_look(result: ResourceResult) -> bool:
+    """It installs packages, or it stops a PostgreSQL that runs."""
+    if result.status is not Status.PLANNED:
+        return False
+    stops = result.resource.startswith("service:postgresql") and any(c.what == "state" for c in result.changes)
+    return stops or result.resource.startswith("packages:")

@@ -110,6 +110,7 @@ class Rollout:
     async def _plan(self) -> Plan:
         since = self.master.clock.monotonic()
         health = await self._fresh_health()
+        await self.readiness.what_stands(health)
         self._led = health.leader != ""
         compiled = await self._compile(self._chosen())
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")

@@ -325,6 +325,22 @@ def test_a_port_that_another_program_holds_is_found_before_anything_is_changed(b
     refused(bare, "pg-node2: port 5432 is for PostgreSQL but mysqld listens there")
 
 
+def test_a_database_that_pgha_did_not_make_is_not_taken_over(bare: Simulation) -> None:
+    bare.world.nodes["pg-node1"].listening = {"5432": "postgres"}
+    lines = bare.apply()
+    assert end(lines).exit == 6
+    assert "pg-node1: PostgreSQL runs here on port 5432, and pgha did not set it up" in end(lines).message
+    assert untouched(bare)
+
+
+def test_a_plan_refuses_what_a_running_cluster_cannot_become(built: Simulation) -> None:
+    built.apply()
+    redefine(built, etcd={"client_port": 2389})
+    assert end(built.plan()).exit == 6
+    assert "etcd.client_port: etcd serves port 2379" in end(built.apply()).message
+    assert untouched(built)
+
+
 def test_an_unreachable_package_mirror_is_found_before_anything_is_changed(bare: Simulation) -> None:
     bare.world.nodes["witness-node"].mirror = "E: Failed to fetch http://deb.debian.org/debian"
     refused(bare, "witness-node: the package mirror cannot be reached: E: Failed to fetch")

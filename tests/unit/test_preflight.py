@@ -9,7 +9,7 @@ from pgha.common.facts import HostFacts
 from pgha.master import preflight
 from pgha.master.simulated import bare_facts
 from pgha.master.store import MinionRow
-from pgha.master.testing import three_nodes
+from pgha.master.testing import FakeCluster, three_nodes
 
 CLUSTER = three_nodes()
 NODES = [node.name for node in CLUSTER.nodes]
@@ -150,3 +150,28 @@ def test_ports_that_our_own_daemons_or_nobody_of_interest_hold_are_fine() -> Non
     }
     assert preflight.taken(node, preflight.ports(CLUSTER, node), listening) == []
     assert preflight.taken(node, preflight.ports(CLUSTER, node), {8008: "patroni"}) == []
+
+
+def test_quorum_commit_is_refused_where_patroni_would_take_it_for_asynchronous() -> None:
+    wanted = three_nodes(patroni={"synchronous_mode": "quorum"})
+    old = {"os_version": "12", "os_codename": "bookworm"}
+    found = preflight.hosts(wanted, facts(pg_node1=old))
+    assert [text.partition(":")[0] for text in found] == ["pg-node1"]
+    assert "takes synchronous_mode: quorum for off" in found[0]
+    assert preflight.hosts(wanted, facts()) == []
+
+
+def test_a_required_watchdog_is_not_dropped_in_silence_where_there_is_none() -> None:
+    wanted = three_nodes(patroni={"watchdog": {"mode": "required"}})
+    assert "has no watchdog" in preflight.hosts(wanted, facts(pg_node2={"container": True}))[0]
+
+
+def test_a_postgresql_that_pgha_did_not_set_up_is_nobodys_to_stop() -> None:
+    node = CLUSTER.nodes[0]
+    living = FakeCluster().sample("pg-node1")
+    bare = living.model_copy(update={"patroni": None, "haproxy": None})
+    for port in (5432, 5439):
+        (problem,) = preflight.foreign(node, bare, {port: "postgres", 22: "sshd"})
+        assert f"PostgreSQL runs here on port {port}, and pgha did not set it up" in problem
+    assert "HAProxy runs here on port 443" in preflight.foreign(node, bare, {443: "haproxy"})[0]
+    assert preflight.foreign(node, living, {5432: "postgres", 5433: "haproxy"}) == []
