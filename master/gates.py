@@ -104,12 +104,17 @@ def leader_running(health: ClusterHealth) -> GateResult:
     return OPEN if leading.state == "running" else Closed(f"the leader {leading.name} is {leading.state}, not running")
 
 
-def replicas_streaming(health: ClusterHealth, max_lag_bytes: int) -> GateResult:
-    """Every data node but the leader streams on the leader's timeline and lacks at most this much."""
+def replicas_streaming(health: ClusterHealth, max_lag_bytes: int, *, unbuilt: bool = True) -> GateResult:
+    """Every data node but the leader streams on the leader's timeline and lacks at most this much.
+
+    `unbuilt=False`: a node that has no Patroni yet does not count; it cannot stream before its turn has come.
+    """
     leading = health.leading
     if leading is None:
         return leader_running(health)
     for node in health.data_nodes:
+        if node.state == "not built" and not unbuilt:
+            continue
         if node.name != leading.name and isinstance(result := _replica(node, leading, max_lag_bytes), Closed):
             return result
     return OPEN
@@ -158,9 +163,9 @@ def replica_backend_up(health: ClusterHealth) -> GateResult:
     return OPEN
 
 
-def cluster_steady(health: ClusterHealth, max_lag_bytes: int) -> GateResult:
-    """All that it takes to lose a node: etcd whole, a leader, every replica streaming. Asked between two waves."""
-    return every(etcd_healthy, leader_running, lambda h: replicas_streaming(h, max_lag_bytes))(health)
+def cluster_steady(health: ClusterHealth, max_lag_bytes: int, *, unbuilt: bool = True) -> GateResult:
+    """All that it takes to lose a node: etcd whole, a leader, every replica streaming. `unbuilt` as there."""
+    return every(etcd_healthy, leader_running, lambda h: replicas_streaming(h, max_lag_bytes, unbuilt=unbuilt))(health)
 
 
 def _proxy(node: NodeView) -> GateResult:

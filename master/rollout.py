@@ -25,7 +25,7 @@ from .progress import End, NodePlan, Note, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
 from .seams import Headquarters
-from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady
+from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady, steady_so_far
 
 FRESH_S = 20.0
 
@@ -73,8 +73,9 @@ class Rollout:
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
-            await self.members.replace()
             for stage in STAGES:
+                if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
+                    await self.members.replace()
                 await self._stage(stage, results)
             if not self.only or (self.report.counts["changed"] and self._led):
                 await self._verify(changed=self.report.counts["changed"] > 0)
@@ -174,7 +175,7 @@ class Rollout:
             elif last:
                 await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, wave)
             elif not is_fresh(health):
-                await self._gate(stage.name, "the cluster is steady", steady, 600.0, wave)
+                await self._gate(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
         documents = [d for d in stage.documents if not self.only or d in self.only]

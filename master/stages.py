@@ -38,7 +38,13 @@ def _streaming(health: ClusterHealth) -> gates.GateResult:
 
 
 def steady(health: ClusterHealth) -> gates.GateResult:
+    """At the end: with every node of the definition."""
     return gates.cluster_steady(health, LAG_LIMIT)
+
+
+def steady_so_far(health: ClusterHealth) -> gates.GateResult:
+    """Between two waves: with every node that is built; one that is just being added comes in a later stage."""
+    return gates.cluster_steady(health, LAG_LIMIT, unbuilt=False)
 
 
 LEADER = Stage("patroni: first node", ("patroni",), "a leader runs", gates.leader_running, 180.0)
@@ -79,9 +85,11 @@ def stage_waves(
     """The nodes of that stage in waves. Of Patroni without a leader, one data node goes first and makes the cluster."""
     if stage.name == "patroni" and health.leader == "":
         founders = [n.name for n in cluster.data_nodes if n.name in nodes]
-        with_data = [n for n in founders if _has_data(health, n)]
-        if with_data:  # somebody here was the leader: etcd knows who, all of them must come up to find out
-            return [list(nodes)]
+        if with_data := [n for n in founders if _has_data(health, n)]:
+            # somebody here was the leader: all of them must come up to find out who. An empty node stays away until
+            # then, or in an etcd that has forgotten the cluster it might found a new one before they are heard
+            rest = [n for n in nodes if n not in with_data]
+            return [with_data, rest] if rest else [with_data]
         return [founders[:1], [n for n in nodes if n not in founders[:1]]] if len(nodes) > 1 else [list(nodes)]
     fresh = health.quorum.healthy == 0 if stage.name == "etcd" else is_fresh(health)
     disruptions = {node: disruptions_of(plans.get(node, ()), stage.documents) for node in nodes}

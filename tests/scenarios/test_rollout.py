@@ -119,6 +119,23 @@ def test_every_shape_of_cluster_is_built_and_then_left_alone(roles: tuple[str, .
     assert simulation.world.leader == f"node{roles.index('data') + 1}"
 
 
+@pytest.mark.parametrize("role", ["data", "witness", "proxy"])
+def test_a_node_is_added_to_a_running_cluster_and_no_vote_is_risked_before_it_can_start(
+    built: Simulation, role: str
+) -> None:
+    old = [node.model_dump() for node in built.world.cluster.nodes]
+    wanted = three_nodes(nodes=[*old, {"name": "node4", "address": "10.77.4.14", "region": "asia", "role": role}])
+    for name, node in World(wanted).nodes.items():
+        built.world.nodes.setdefault(name, node).system.issue = node.system.issue
+    built.world.cluster = wanted
+    grown = Simulation(built.world, now=4000.0)
+    lines = grown.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert end(grown.apply()).data["changed"] == 0
+    steps = [line.step for line in lines if isinstance(line, Step) and line.state == "done"]
+    assert role == "proxy" or steps.index("base") < steps.index("etcd member") < steps.index("etcd")
+
+
 # drift and change
 
 

@@ -78,8 +78,13 @@ def test_the_first_data_node_founds_the_cluster_alone() -> None:
 
 def test_where_data_is_nobody_founds_anything_and_all_come_up_to_find_out_who_led() -> None:
     plans = {name: [planned("patroni")] for name in DATA}
-    assert order("patroni", leaderless("pg-node2"), plans) == [DATA]
     assert order("patroni", leaderless(*DATA), plans) == [DATA]
+
+
+def test_an_empty_node_never_starts_beside_one_with_data_while_nobody_leads() -> None:
+    plans = {name: [planned("patroni")] for name in DATA}
+    assert order("patroni", leaderless("pg-node2"), plans) == [["pg-node2"], ["pg-node1"]]
+    assert order("patroni", leaderless("pg-node1"), plans) == [["pg-node1"], ["pg-node2"]]
 
 
 def test_the_only_data_node_that_is_left_to_do_goes_in_one_wave() -> None:
