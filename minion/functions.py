@@ -16,6 +16,7 @@ from ..common.results import Outcome
 from ..states.system import System
 from .preflight import listening, mirror
 from .probe_write import write_probe
+from .probes import etcd
 from .spawn import stream
 from .survey import survey
 
@@ -92,7 +93,7 @@ def _patroni_list(request: Call, system: System, output: Emit, cancelled: Cancel
 
 
 def _etcd_health(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
-    return _ask(system, output, (*ETCDCTL, "endpoint", "health", "--cluster"))
+    return _ask(system, output, (*_etcdctl(system), "endpoint", "health", "--cluster"))
 
 
 def _etcd_replace(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
@@ -101,23 +102,19 @@ def _etcd_replace(request: Call, system: System, output: Emit, cancelled: Cancel
         raise UserError("etcd.replace takes MEMBER_ID NAME PEER_URL; MEMBER_ID is - when there is nothing to remove")
     member, name, peer_url = request.arguments
     if member != "-":
-        removed = _ask(system, output, (*ETCDCTL, "member", "remove", member))
+        removed = _ask(system, output, (*_etcdctl(system), "member", "remove", member))
         if not removed.ok:
             return removed
-    return _ask(system, output, (*ETCDCTL, "member", "add", name, f"--peer-urls={peer_url}"))
+    return _ask(system, output, (*_etcdctl(system), "member", "add", name, f"--peer-urls={peer_url}"))
 
 
 def _write_probe(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
     return write_probe(request.arguments)
 
 
-ETCDCTL = (
-    "etcdctl",
-    "--endpoints=https://127.0.0.1:2379",
-    "--cacert=/etc/etcd/tls/ca.crt",
-    "--cert=/etc/etcd/tls/etcd-server.crt",
-    "--key=/etc/etcd/tls/etcd-server.key",
-)
+def _etcdctl(system: System) -> tuple[str, ...]:
+    return etcd.etcdctl(etcd.client_port(system.file(etcd.CONFIG).content or ""))
+
 
 FUNCTIONS: dict[str, Function] = {
     "ping": _ping,

@@ -53,6 +53,7 @@ ENVIRONMENT = {
     "HOME": "/root",
     "DEBIAN_FRONTEND": "noninteractive",
     "NEEDRESTART_SUSPEND": "1",
+    "ETCDCTL_API": "3",  # etcdctl 3.3, of Ubuntu 22.04, speaks an older language by itself
 }
 MAX_ANSWER = 4 * 1024 * 1024
 CHECK_S = 30.0

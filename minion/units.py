@@ -10,8 +10,12 @@ from ..states.system import Output, UnitFacts
 
 Runner = Callable[[tuple[str, ...], float], Output]  # argv, deadline in s
 
-_ASKED = "LoadState,ActiveState,UnitFileState,ActiveEnterTimestamp,NeedDaemonReload,ConditionResult,ConditionTimestamp"
-SHOW = ("systemctl", "show", "--timestamp=unix", "-p", _ASKED, "--")
+# the monotonic forms: the others are printed for people, and not every systemctl of a supported system knows `unix`
+_ASKED = (
+    "LoadState,ActiveState,UnitFileState,ActiveEnterTimestampMonotonic,NeedDaemonReload,"
+    "ConditionResult,ConditionTimestampMonotonic"
+)
+SHOW = ("systemctl", "show", "-p", _ASKED, "--")
 DEADLINE_S = 150.0  # more than the longest TimeoutStartSec pgha sets
 UNDERWAY_S = 5.0
 
@@ -20,13 +24,14 @@ def parse(shown: str) -> UnitFacts:
     """Facts from KEY=value lines. Source: systemd, org.freedesktop.systemd1, unit properties."""
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     active = values.get("ActiveState", "inactive")
-    tried = values.get("ConditionTimestamp", "") not in ("", "n/a", "@0", "0")
-    since = values.get("ActiveEnterTimestamp", "").lstrip("@")
+    tried = values.get("ConditionTimestampMonotonic", "") not in ("", "0")
+    since = values.get("ActiveEnterTimestampMonotonic", "")
+    booted = time.time() - time.monotonic()
     return UnitFacts(
         load=values.get("LoadState", "not-found"),
         active=active,
         enabled=values.get("UnitFileState", ""),
-        started_at=float(since) if active == "active" and since.replace(".", "").isdigit() else 0.0,
+        started_at=booted + int(since) / 1e6 if active == "active" and since.isdigit() else 0.0,
         needs_daemon_reload=values.get("NeedDaemonReload") == "yes",
         condition_met=not (tried and values.get("ConditionResult") == "no"),
     )

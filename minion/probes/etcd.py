@@ -36,7 +36,7 @@ def probe(look: Look, members: tuple[EtcdMember, ...] | None = None) -> EtcdSamp
     if status != 200:
         return EtcdSample(data_present=present, members=members or (), error=why or "etcd does not give its metrics")
     if members is None:
-        members = list_members(look) if healthy else ()
+        members = list_members(look, client_port(config.content or "")) if healthy else ()
     alarms = tuple(re.findall(r"ALARM ([A-Z]+)", why))
     known = EtcdSample(healthy=healthy, data_present=present, members=members, alarms=alarms, error=why)
     return known.model_copy(update=from_metrics(metrics))
@@ -60,6 +60,18 @@ def data_directory(config: str) -> str:
     return match[1] if match else "/var/lib/etcd/default"
 
 
+def client_port(config: str) -> int:
+    """The port of etcd's configuration on which clients are served."""
+    match = re.search(r"^listen-client-urls:\s*['\"]?\S*:(\d+)", config, re.MULTILINE)
+    return int(match[1]) if match else 2379
+
+
+def etcdctl(port: int) -> tuple[str, ...]:
+    """The beginning of a command to the local member, with this node's own certificate."""
+    credentials = (f"--cacert={TLS}/ca.crt", f"--cert={TLS}/etcd-server.crt", f"--key={TLS}/etcd-server.key")
+    return ("etcdctl", f"--endpoints=https://127.0.0.1:{port}", *credentials)
+
+
 def from_metrics(text: str) -> dict[str, Any]:
     """Fields of EtcdSample out of etcd's /metrics (3.4 to 3.6). `leader_id` is only known on the leader itself."""
     found: dict[str, Any] = {}
@@ -77,11 +89,10 @@ def from_metrics(text: str) -> dict[str, Any]:
     return found
 
 
-def list_members(look: Look) -> tuple[EtcdMember, ...]:
+def list_members(look: Look, port: int = 2379) -> tuple[EtcdMember, ...]:
     """Everyone in the membership; empty when etcdctl is not there or has no answer within the deadline."""
-    credentials = (f"--cacert={TLS}/ca.crt", f"--cert={TLS}/etcd-server.crt", f"--key={TLS}/etcd-server.key")
     limits = (f"--command-timeout={DEADLINE_S:g}s", f"--dial-timeout={DEADLINE_S:g}s")
-    argv = ("etcdctl", "--endpoints=https://127.0.0.1:2379", *credentials, *limits, "member", "list", "-w", "json")
+    argv = (*etcdctl(port), *limits, "member", "list", "-w", "json")
     output = look.ask(argv, timeout_s=DEADLINE_S + 1)
     return from_member_list(output.stdout) if output.rc == 0 else ()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from ...states.system import Look
+from .patroni import CONFIG
 
 UNITS = ("patroni", "etcd", "haproxy", "chrony", "systemd-timesyncd", "ufw", "ssh", "pgha-minion")
 CLUSTERS = "/var/lib/postgresql"
@@ -30,8 +33,9 @@ def states(shown: str) -> dict[str, str]:
 
 
 def data_directory_present(look: Look) -> bool:
-    """Whether any PostgreSQL data directory of the distribution's layout (/var/lib/postgresql/MAJOR/NAME) is filled."""
-    return any(
+    """Whether a PostgreSQL data directory is filled: the one that Patroni is told of, or /var/lib/postgresql/*/*."""
+    own = re.search(r"^  data_dir: ['\"]?([^'\"\n]+)", look.file(CONFIG).content or "", re.MULTILINE)
+    return (own is not None and look.file(f"{own[1]}/PG_VERSION").kind == "file") or any(
         look.file(f"{CLUSTERS}/{major}/{name}/PG_VERSION").kind == "file"
         for major in look.names(CLUSTERS)
         if major.isdigit()

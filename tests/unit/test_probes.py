@@ -14,8 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pgha.common.errors import HostError
 from pgha.common.telemetry import TEXT_LIMIT, EtcdSample, HaproxySample, PatroniSample, Sample
+from pgha.master.simulated import bare_facts
+from pgha.master.testing import three_nodes
 from pgha.minion.probes import certificates, etcd, haproxy, host, patroni, units
 from pgha.minion.telemetry import SLOW_EVERY, Sampler, changed
+from pgha.states.document import Context
+from pgha.states.documents import etcd as etcd_document
+from pgha.states.render import to_yaml
 from pgha.states.system import FileFacts, Output
 from pgha.states.testing import FakeSystem
 from pydantic import ValidationError
@@ -314,6 +319,25 @@ def test_a_filled_data_directory_is_seen_and_an_empty_one_is_not() -> None:
     assert units.data_directory_present(built())
     empty = FakeSystem(files={"/var/lib/postgresql/17/main": FileFacts("directory")})
     assert not units.data_directory_present(empty)
+
+
+def test_a_data_directory_of_the_users_own_is_seen_too() -> None:
+    config = FileFacts("file", 'postgresql:\n  data_dir: "/srv/pg/main"\n')
+    node = FakeSystem(files={"/etc/patroni/config.yml": config})
+    assert not units.data_directory_present(node)
+    node.files["/srv/pg/main/PG_VERSION"] = FileFacts("file", "17\n")
+    assert units.data_directory_present(node)
+
+
+def test_etcd_is_asked_on_the_port_of_its_configuration() -> None:
+    config = etcd_document.configuration(
+        Context(three_nodes(etcd={"client_port": 12379}), three_nodes().nodes[0], bare_facts(three_nodes().nodes[0]))
+    )
+    assert etcd.client_port(to_yaml(config)) == 12379
+    assert etcd.client_port("") == 2379
+    node = FakeSystem(files={etcd.CONFIG: FileFacts("file", to_yaml(config))})
+    node.answers[("etcdctl", "--endpoints=https://127.0.0.1:12379", *ETCDCTL[2:])] = Output(0, json.dumps(MEMBERS))
+    assert len(etcd.list_members(node, 12379)) == len(MEMBERS["members"])
 
 
 def certificate(common_name: str, ends: datetime) -> str:
