@@ -61,6 +61,15 @@ def network(value: object) -> str:
         raise ValueError("expected a network such as 192.0.2.0/24 or an address") from None
 
 
+def loss(value: object) -> object:
+    """A size that may be lost; none at all is `zero`, however it is written. Raises ValueError."""
+    try:
+        bytes_ = value if value == "zero" else size(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("expected", "expected 'zero' or", 1)) from None
+    return "zero" if type(bytes_) is int and bytes_ == 0 else bytes_
+
+
 def one_or_many(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else [value]
 
@@ -238,7 +247,7 @@ class Access(Section):
 
     admin: tuple[Network, ...] = ()  # SSH
     clients: tuple[Network, ...] = ()  # the HAProxy ports
-    monitoring: tuple[Network, ...] = ()  # Patroni's and etcd's metrics, HAProxy's statistics
+    monitoring: tuple[Network, ...] = ()  # Patroni's metrics, HAProxy's statistics; etcd's stay on loopback
 
 
 class Packages(Section):
@@ -280,7 +289,7 @@ class Cluster(Section):
     description: str = ""
     entrypoint: Annotated[tuple[str, ...], BeforeValidator(one_or_many)] = ()
     rto: Rto = Rto.NORM
-    rpo: Literal["zero"] | Bytes = 1024**2
+    rpo: Annotated[Literal["zero"] | Annotated[int, Field(ge=0)], BeforeValidator(loss)] = 1024**2
     nodes: tuple[Node, ...]
     postgresql: Postgresql = Postgresql()
     patroni: Patroni = Patroni()

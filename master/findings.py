@@ -143,7 +143,8 @@ def _patroni(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
     for node, patroni in seen:
         if patroni.pending_restart:
             text = f"PostgreSQL on {node.name} must be restarted for settings to take effect"
-            yield Finding("warning", text, f"pgha-master apply {health.cluster}", degrades=False)
+            restart = f"patronictl -c /etc/patroni/config.yml restart {health.cluster} {node.name} --pending --force"
+            yield Finding("warning", text, f"pgha-master run {node.name} -- {restart}", degrades=False)
     versions = sorted({p.version for _, p in seen if p.version})
     if len(versions) > 1:
         yield Finding("warning", f"different Patroni versions: {', '.join(versions)}", "", degrades=False)
@@ -165,7 +166,7 @@ def _hosts(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
             yield Finding(
                 "critical" if node.cert_days < CERT_CRITICAL else "warning",
                 f"a certificate on {node.name} {when}",
-                f"pgha-master apply {health.cluster} --only pki",
+                f"pgha-master apply {health.cluster}",  # all of it: with pki alone no service is told to read it
                 degrades=False,
             )
 

@@ -18,6 +18,7 @@ from ..common.yamltext import Document, KeyPath
 from . import parameters
 
 SSH_PORT = 22
+ELECTION_MAX_MS = 50_000
 
 _SECRET_KEY = re.compile(r"(?:.*_)?(?:password|passwd|passphrase|secret|pass)", re.IGNORECASE)
 _REFERENCE = re.compile(r"generated|(?:env|file|exec|vault|sops):.+")
@@ -29,6 +30,8 @@ def judge(document: Document, cluster: Cluster, today: date, whole: bool) -> lis
     problems = [
         *_addresses(document, cluster),
         *_timers(document, cluster),
+        *_loss(document, cluster),
+        *_elections(document, cluster),
         *_ports(document, cluster),
         *_access(document, cluster),
         *_version(document, cluster, today),
@@ -135,6 +138,29 @@ def _timers(document: Document, cluster: Cluster) -> list[Problem]:
         hint = f"raise ttl to {needed}, or use rto instead of raw timers"
         found.append(document.problem("C021", ("patroni", *keys[:1]), message, hint))
     return found
+
+
+def _loss(document: Document, cluster: Cluster) -> list[Problem]:
+    if cluster.rpo != "zero" or cluster.synchronous_mode != "off":
+        return []
+    message = "patroni.synchronous_mode: off loses what was acknowledged, while rpo: zero allows no loss"
+    hint = "leave synchronous_mode out, or allow a loss, such as  rpo: 1MiB"
+    return [document.problem("C017", ("patroni", "synchronous_mode"), message, hint)]
+
+
+def _elections(document: Document, cluster: Cluster) -> list[Problem]:
+    """etcd refuses to start outside of these. Source: etcd, server/embed/config.go, Validate."""
+    beat, election = cluster.etcd.heartbeat_interval, cluster.etcd.election_timeout
+    key = "election_timeout" if document.has(("etcd", "election_timeout")) else "heartbeat_interval"
+    if election < 5 * beat:
+        message = f"etcd.election_timeout: {election} ms is less than 5 x heartbeat_interval {beat} ms"
+        return [
+            document.problem("C022", ("etcd", key), message, f"raise it to at least {5 * beat}, or lower the other")
+        ]
+    if election > ELECTION_MAX_MS:
+        message = f"etcd.election_timeout: {election} ms is more than etcd's maximum {ELECTION_MAX_MS}"
+        return [document.problem("C022", ("etcd", key), message, "ten times the round trip between regions is enough")]
+    return []
 
 
 def _listeners(cluster: Cluster, node: Node) -> list[tuple[int, KeyPath]]:

@@ -74,7 +74,7 @@ def _global(cluster: Cluster) -> list[str]:
         "    user haproxy",
         "    group haproxy",
         "    daemon",
-        "    ssl-default-server-options ssl-min-ver TLSv1.2",
+        f"    ssl-default-server-options ssl-min-ver TLSv{cluster.tls.min_version}",
         *([] if maxconn is None else [f"    maxconn {maxconn}"]),
         "",
     ]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pgha.states.document import Context
-from pgha.states.documents.haproxy import build
+from pgha.states.documents.haproxy import build, configuration
 from pgha.states.resources.files import File
 from pgha.states.resources.service import Service
 
@@ -92,3 +92,8 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_the_least_version_of_tls_holds_for_the_checks_too(context_of: Callable[..., Context]) -> None:
+    text = configuration(context_of(tls={"min_version": "1.3"}).cluster)
+    assert "ssl-min-ver TLSv1.3\n" in text

@@ -236,6 +236,25 @@ def test_losing_nothing_needs_two_data_nodes() -> None:
     assert only(text, "C015").line == 9
 
 
+@pytest.mark.parametrize("written", ["zero", "0", "0MiB"])
+def test_no_loss_is_synchronous_however_it_is_written(written: str) -> None:
+    cluster, _ = inventory.load("prod.yml", with_lines(f"rpo: {written}"))
+    assert (cluster.rpo, cluster.synchronous_mode) == ("zero", "on")
+    assert cluster.maximum_lag_on_failover > 0
+
+
+def test_no_loss_and_asynchronous_replication_contradict_each_other() -> None:
+    assert (
+        "loses what was acknowledged"
+        in only(with_lines("rpo: zero", "patroni: {synchronous_mode: off}"), "C017").message
+    )
+
+
+@pytest.mark.parametrize("etcd", ["heartbeat_interval: 300", "election_timeout: 400", "election_timeout: 60000"])
+def test_timers_with_which_etcd_does_not_start_are_refused(etcd: str) -> None:
+    assert "etcd.election_timeout" in only(with_lines(f"etcd: {{{etcd}}}"), "C022").message
+
+
 def test_a_source_of_replication_must_be_another_data_node() -> None:
     text = GOOD.replace("us-east}", "us-east, tags: {replicatefrom: witness-node}}")
     assert only(text, "C016").hint == "data nodes are: pg-node1"
