@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..common.errors import ActionFailed
-from ..states.resources.packages import LISTS_PARTIAL, LISTS_STAMP, SIMULATE, upgradable
+from ..states.resources.packages import LISTS_PARTIAL, LISTS_STAMP, SIMULATE, touched, upgradable
 from ..states.system import Output
 
 Runner = Callable[[tuple[str, ...], float], Output]  # argv, deadline in s
@@ -105,7 +105,10 @@ def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
 
 
 def upgrade(run: Runner, scope: str, hold: tuple[str, ...]) -> None:
-    """Refresh the lists and upgrade what the scope names. Upgraded services are restarted by their own packages."""
+    """Refresh the lists and upgrade what the scope names. Upgraded services are restarted by their own packages.
+
+    Raises ActionFailed, with nothing upgraded, when apt would move a held package along.
+    """
     refreshed = update(run)
     if refreshed.rc != 0:
         raise failure("apt-get update", refreshed)
@@ -114,7 +117,14 @@ def upgrade(run: Runner, scope: str, hold: tuple[str, ...]) -> None:
         raise failure("apt-get upgrade --simulate", said)
     names = tuple(package.name for package in upgradable(said.stdout, scope, hold))
     if names:
-        said = run((*APT, "install", "--only-upgrade", "--no-remove", "--no-install-recommends", *names), DEADLINE_S)
+        argv = (*APT, "install", "--only-upgrade", "--no-remove", "--no-install-recommends", *names)
+        if dragged := sorted(touched(run((*argv, "-s"), 60.0).stdout) & {*hold}):
+            raise ActionFailed(
+                f"apt would upgrade {', '.join(dragged)} along with the rest, which no package run may; find out what "
+                f"needs it with: {' '.join((SIMULATE[0], '-s', 'install', *names[:5]))}, or set "
+                "system.packages.upgrade: none"
+            )
+        said = run(argv, DEADLINE_S)
     if said.rc != 0:
         raise failure(f"upgrading {', '.join(names)}", said)
 

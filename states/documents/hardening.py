@@ -3,7 +3,8 @@
 Where it differs, and why:
 - What PostgreSQL's packaging would start by itself is told not to before anything is installed.
 - All packages of all documents are one apt transaction: apt's own start is most of the time of a small install.
-- Updates leave the database, etcd and the proxy alone; those move by procedures that know who leads.
+- Updates leave the database, etcd and the proxy alone, the system's own unattended ones included; those move by
+  procedures that know who leads.
 - No `patroni` user and no SSH between nodes: Debian's units run as postgres, and pg_rewind uses a libpq connection.
 - The huge-page unit stands before PostgreSQL, not before D-Bus, and stays away from containers.
 """
@@ -29,6 +30,7 @@ SOURCES = "/etc/apt/sources.list.d/pgha-postgresql.sources"
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 PGDG = "https://apt.postgresql.org/pub/repos/apt"
 THP_UNIT = "disable-thp.service"
+UNATTENDED = "/etc/apt/apt.conf.d/52pgha-hold"
 
 
 def build(context: Context) -> list[AnyResource]:
@@ -40,6 +42,7 @@ def build(context: Context) -> list[AnyResource]:
             names=packages(context.cluster, context.node, context.facts),
             requires=tuple(resource.id for resource in before),
         ),
+        _unattended(context),
         *_upgrade(context),
         *_time(context.cluster),
         *_kernel(context.cluster),
@@ -79,6 +82,14 @@ def _upgrade(context: Context) -> list[AnyResource]:
         return []
     hold = stack(context.cluster, context.node, context.facts)
     return [Upgrade(scope=scope, hold=hold, requires=(PACKAGES,))]
+
+
+def _unattended(context: Context) -> AnyResource:
+    """Ubuntu upgrades by itself, on all nodes within the same hours, and a package restarts its service."""
+    names = stack(context.cluster, context.node, context.facts)
+    listed = "".join(f'  "^{name}$";\n' for name in names)
+    text = f"{managed(context.cluster.name, '//')}Unattended-Upgrade::Package-Blacklist {{\n{listed}}};\n"
+    return File(path=UNATTENDED, content=text)
 
 
 def _time(cluster: Cluster) -> list[AnyResource]:

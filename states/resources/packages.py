@@ -96,10 +96,23 @@ class Upgrade(Resource[UpgradeFacts]):
 def upgradable(simulation: str, scope: str, hold: tuple[str, ...]) -> tuple[Upgradable, ...]:
     """What an apt-get simulation would upgrade: installed packages only, without those held.
 
+    What moves from the same version to the same version as a held package is built from its source, and mostly asks
+    for exactly that version of it (postgresql-plperl-17 for postgresql-17): it is held, too. A library is not: it
+    never needs the server.
+
     Source: apt-get(8) -s: `Inst NAME [OLD] (NEW ORIGIN:VERSION/ARCHIVE, ... [ARCH])`.
     """
+    found = [(name.split(":")[0], name, before, after, far) for name, before, after, far in _INST.findall(simulation)]
+    moves = {(before, after) for short, _, before, after, _ in found if short in hold}
     return tuple(
         Upgradable(name, before, after)
-        for name, before, after, archives in _INST.findall(simulation)
-        if name.split(":")[0] not in hold and (scope == "all" or "-security" in archives)
+        for short, name, before, after, archives in found
+        if short not in hold
+        and ((before, after) not in moves or short.startswith("lib"))
+        and (scope == "all" or "-security" in archives)
     )
+
+
+def touched(simulation: str) -> frozenset[str]:
+    """Every package that an apt-get simulation would install, upgrade or remove, without its architecture."""
+    return frozenset(re.findall(r"^(?:Inst|Remv) ([^\s:]+)", simulation, re.MULTILINE))

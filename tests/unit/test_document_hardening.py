@@ -16,7 +16,9 @@ from pgha.states.resources.block import Block, with_block
 from pgha.states.resources.certificate import Certificate
 from pgha.states.resources.files import Directory, File
 from pgha.states.resources.kernel import Sysctl
+from pgha.states.resources.packages import touched, upgradable
 from pgha.states.resources.service import Service
+from pgha.states.software import stack
 
 Build = Callable[..., Context]
 
@@ -132,3 +134,27 @@ def test_the_probes_password_is_escaped_as_a_password_file_needs_it(context_of: 
     assert isinstance(found, File)
     assert found.mode == 0o600
     assert rendered(found.content, found.secrets.items()) == "*:*:postgres:pgha_probe:a\\:b\\\\c\n"
+
+
+def test_the_systems_own_updates_leave_alone_what_only_a_procedure_may_move(context_of: Build) -> None:
+    for node in ("pg-node1", "witness-node"):
+        context = context_of(node)
+        text = content(hardening.build(context), hardening.UNATTENDED)
+        assert text.startswith("// managed by pgha")
+        held = stack(context.cluster, context.node, context.facts)
+        assert all(f'"^{name}$";' in text for name in held)
+        assert ('"^patroni$";' in text) == (node == "pg-node1")
+
+
+def test_an_extension_built_with_the_server_is_held_with_it_and_its_library_is_not() -> None:
+    simulation = "".join(
+        f"Inst {name} [{before}] ({after} Debian-Security:13/stable-security [amd64])\n"
+        for name, before, after in (
+            ("postgresql-17", "17.11-1", "17.12-1"),
+            ("postgresql-plperl-17", "17.11-1", "17.12-1"),
+            ("libpq5", "17.11-1", "17.12-1"),
+            ("curl", "8.1-1", "8.2-1"),
+        )
+    )
+    assert [p.name for p in upgradable(simulation, "security", ("postgresql-17",))] == ["libpq5", "curl"]
+    assert touched("Remv foo [1]\nInst bar:amd64 [1] (2 x [amd64])\nConf bar\n") == {"foo", "bar"}

@@ -340,6 +340,22 @@ def test_apt_failures_say_what_to_do(output: str, said: str) -> None:
     assert said in str(apt.failure("installing patroni", Output(100, output)))
 
 
+def test_an_upgrade_that_would_move_a_held_package_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(apt, "LISTS_STAMP", str(tmp_path / "stamp"))
+    ran: list[tuple[str, ...]] = []
+
+    def run(argv: tuple[str, ...], timeout_s: float) -> Output:
+        ran.append(argv)
+        tool = "Inst tool [1] (2 Debian-Security:13/stable-security [amd64])\n"
+        return Output(0, tool + ("Inst etcd-server [1] (2 Debian:13/stable [amd64])\n" if "install" in argv else ""))
+
+    with pytest.raises(ActionFailed, match="apt would upgrade etcd-server along"):
+        apt.upgrade(run, "security", ("etcd-server",))
+    assert not [argv for argv in ran if "install" in argv and "-s" not in argv]
+
+
 def test_a_unit_of_systemd_is_read() -> None:
     facts = units.parse(
         "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nActiveEnterTimestampMonotonic=5000000\n"
