@@ -137,10 +137,23 @@ def update(run: Runner) -> Output:
     return said
 
 
+def let_services_start(policy: Path = POLICY) -> None:
+    """Take away the policy of a run that was killed: it would keep every service of the host from being restarted."""
+    if _left_by_us(policy):
+        policy.unlink(missing_ok=True)
+
+
+def _left_by_us(policy: Path) -> bool:
+    try:
+        return policy.read_text(errors="replace") == _POLICY_TEXT
+    except OSError:
+        return False
+
+
 @contextmanager
 def services_kept_off(policy: Path = POLICY) -> Iterator[None]:
     """No package script starts a service within. A policy of the user's stays; one left by a killed run is ours."""
-    ours = not policy.exists() or policy.read_text(errors="replace") == _POLICY_TEXT
+    ours = not policy.exists() or _left_by_us(policy)
     if ours:
         policy.write_text(_POLICY_TEXT)
         policy.chmod(0o755)

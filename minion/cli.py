@@ -94,6 +94,7 @@ def run() -> None:
 async def _run(settings: object, keys: object, journal: object) -> None:
     from ..common.keys import KeyPair
     from ..common.notify import notify
+    from . import apt
     from .agent import Agent
     from .host import Host
     from .journal import Journal
@@ -102,6 +103,7 @@ async def _run(settings: object, keys: object, journal: object) -> None:
     from .worker import Worker
 
     assert isinstance(settings, Settings) and isinstance(keys, KeyPair) and isinstance(journal, Journal)
+    apt.let_services_start()
     agent = Agent(settings, keys, journal)
     host = Host(agent.sign, agent.confirm)
     agent.worker = Worker(journal, host, agent.wake, agent.ended)

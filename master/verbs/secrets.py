@@ -6,13 +6,15 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ...common.errors import UserError
+from ...common.errors import Refused, UserError
 from ...common.secret import Secret
 from ..control import Arguments, Request
 from ..progress import End
 from ..server import Master
 
 log = logging.getLogger("pgha.secrets")
+
+MADE_WITH_THE_CLUSTER = ("postgresql/superuser", "postgresql/replication", "postgresql/rewind")
 
 
 class Of(Arguments):
@@ -26,6 +28,18 @@ class Named(Arguments):
 
 class Value(Named):
     value: str
+
+
+def refuse_what_lives_in_the_database(cluster: str, name: str, *, applied: bool) -> None:
+    """Patroni gives its roles their passwords when it makes the cluster, and never again.
+
+    Another one in its configuration alone would cut off every replica at its next connection. Raises Refused.
+    """
+    if applied and name in MADE_WITH_THE_CLUSTER:
+        raise Refused(
+            f"{cluster}/{name} is the password of a role in a database that exists, and no apply changes it there: "
+            "replicas could not connect any more; it can be set before the first apply only"
+        )
 
 
 async def list_secrets(master: Master, request: Request) -> AsyncIterator[Any]:
@@ -46,6 +60,7 @@ async def reveal(master: Master, request: Request) -> AsyncIterator[Any]:
 
 async def set_secret(master: Master, request: Request) -> AsyncIterator[Any]:
     wanted = request.read(Value)
+    refuse_what_lives_in_the_database(wanted.cluster, wanted.name, applied=wanted.cluster in master.clusters)
     master.vault.set(wanted.cluster, wanted.name, Secret(wanted.value))
     log.info("%s set %s/%s", request.who, wanted.cluster, wanted.name)
     yield End(message=f"{wanted.cluster}/{wanted.name} is set; it is used from the next apply on")

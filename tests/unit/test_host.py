@@ -340,6 +340,17 @@ def test_apt_failures_say_what_to_do(output: str, said: str) -> None:
     assert said in str(apt.failure("installing patroni", Output(100, output)))
 
 
+def test_what_a_killed_package_run_left_behind_is_taken_away_and_a_policy_of_the_users_stays(tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    apt.let_services_start(policy)
+    with apt.services_kept_off(policy):
+        apt.let_services_start(policy)
+        assert not policy.exists()
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    apt.let_services_start(policy)
+    assert policy.exists()
+
+
 def test_an_upgrade_that_would_move_a_held_package_is_not_begun(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from pgha.common.errors import HostError, UserError
+from pgha.common.errors import HostError, Refused, UserError
 from pgha.common.secret import Secret
 from pgha.master.vault import Vault, create_key
+from pgha.master.verbs.secrets import MADE_WITH_THE_CLUSTER, refuse_what_lives_in_the_database
 
 
 def vault(tmp_path: Path) -> Vault:
@@ -133,3 +134,11 @@ def test_passphrases_are_stable_and_differ_by_purpose(tmp_path: Path) -> None:
     held = vault(tmp_path)
     assert held.passphrase("authority/prod") == vault(tmp_path).passphrase("authority/prod")
     assert held.passphrase("authority/prod") != held.passphrase("authority/test")
+
+
+@pytest.mark.parametrize("name", MADE_WITH_THE_CLUSTER)
+def test_a_password_that_lives_in_the_database_is_not_changed_in_the_vault_alone(name: str) -> None:
+    with pytest.raises(Refused, match="replicas could not connect any more"):
+        refuse_what_lives_in_the_database("prod", name, applied=True)
+    refuse_what_lives_in_the_database("prod", name, applied=False)
+    refuse_what_lives_in_the_database("prod", "postgresql/probe", applied=True)
