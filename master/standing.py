@@ -25,6 +25,7 @@ def standing(
         *_majors(cluster, facts, health, applied),
         *_data_directories(cluster, health, applied),
         *_etcd(cluster, health, applied),
+        *_new_members(cluster, health),
         *_former_members(cluster, health),
     ]
 
@@ -87,6 +88,23 @@ def _etcd(cluster: Cluster, health: ClusterHealth, applied: Cluster | None) -> l
             f"{cluster.etcd.client_port}, since Patroni would lose etcd on the way: put the old value back"
         )
     return found
+
+
+def _new_members(cluster: Cluster, health: ClusterHealth) -> list[str]:
+    """One vote at a time: a second new member, which nobody has added yet, would found a cluster of its own."""
+    urls = {url for member in health.members for url in member.peer_urls}
+    names = {member.name for member in health.members}
+    new = [
+        node.name
+        for node in cluster.etcd_nodes
+        if node.name not in names and f"https://{endpoint(node.address, cluster.etcd.peer_port)}" not in urls
+    ]
+    if not health.members or len(new) < 2:
+        return []
+    return [
+        f"{', '.join(new)}: are no members of etcd yet, and an apply adds one; leave all but {new[0]} out of the "
+        "definition, apply, and go on with the next"
+    ]
 
 
 def _former_members(cluster: Cluster, health: ClusterHealth) -> list[str]:

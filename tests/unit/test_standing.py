@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgha.common.cluster import Cluster
-from pgha.common.telemetry import PatroniMember
+from pgha.common.telemetry import PatroniMember, Sample
 from pgha.master.simulated import bare_facts
 from pgha.master.standing import standing
 from pgha.master.testing import FakeCluster, three_nodes
@@ -94,6 +94,22 @@ def test_a_node_that_left_the_definition_must_be_taken_out_first() -> None:
         "pg-node2: is a member of etcd",
         "pg-node2: is a member of Patroni",
     ]
+
+
+def grown(*names: str) -> Cluster:
+    nodes = [{"name": name, "address": f"10.77.9.{i}", "role": "witness"} for i, name in enumerate(names, 1)]
+    return three_nodes(nodes=[*(node.model_dump() for node in APPLIED.nodes), *nodes])
+
+
+def test_votes_are_added_one_by_one() -> None:
+    def with_new(*names: str) -> list[str]:
+        fake = living()
+        for node in grown(*names).nodes[3:]:
+            fake.samples[node.name] = (fake.now, Sample(at=0.0))
+        return problems(grown(*names), fake)
+
+    assert with_new("node4") == []
+    assert "node4, node5: are no members of etcd yet, and an apply adds one" in with_new("node4", "node5")[0]
 
 
 def test_of_hosts_on_which_nothing_runs_anything_may_be_made() -> None:
