@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..common.cluster import Cluster
 from .fleet import Failed, Fleet
 from .observed import ClusterHealth
-from .replacement import Replacement, replacement
+from .replacement import Replacement, no_votes, replacement
 from .report import Report
 from .seams import Headquarters
 
@@ -34,7 +34,10 @@ class Members:
 
     async def replace(self) -> None:
         """One at a time: the next apply sees to the next, when this one counts."""
-        lost = self.lost(self.master.health(self.cluster))
+        health = self.master.health(self.cluster)
+        if no_votes(health):
+            await self._forget_the_former_life()
+        lost = self.lost(health)
         if lost is None:
             return
         since = self.master.clock.monotonic()
@@ -51,6 +54,12 @@ class Members:
         if not answer.ok:
             raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
         self.report.counts["changed"] += 1
+
+    async def _forget_the_former_life(self) -> None:
+        """Who joined the cluster that was here before is a founder of the new one, like all others."""
+        for key in await self.master.store.notes(self.cluster.name):
+            if key.startswith("etcd_joins:"):
+                await self.master.store.note(self.cluster.name, key, None)
 
     async def _stop_etcd(self, node: str) -> None:
         answer = (await self.fleet.call("cmd", {node: ("systemctl", "stop", "etcd")}, 60.0))[node]

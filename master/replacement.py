@@ -27,6 +27,12 @@ class Replacement:
     runs: bool = False
 
 
+def no_votes(health: ClusterHealth) -> bool:
+    """Every etcd node tells that it has no data: no cluster is here to be joined."""
+    samples = [(node.fresh, node.sample.etcd if node.sample else None) for node in health.etcd_nodes]
+    return all(fresh and (etcd is None or not (etcd.healthy or etcd.data_present)) for fresh, etcd in samples)
+
+
 def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
     """The next member to replace or add; None when there is none, or no quorum that could decide it."""
     if health.quorum.healthy < health.quorum.majority or not health.members:

@@ -416,6 +416,21 @@ def test_of_five_members_two_that_were_lost_come_back_one_after_the_other() -> N
     assert len(simulation.world.members) == 5
 
 
+def test_a_cluster_whose_hosts_are_all_set_up_anew_is_founded_anew(built: Simulation) -> None:
+    """Members that were replaced in its first life must not wait for a cluster that is no more."""
+    for name in ("witness-node", "pg-node2"):
+        built.world.wipe(name)
+        assert end(built.apply()).exit == 0
+    for name in NODES:
+        built.world.wipe(name)
+    built.world.members, built.world._dcs = [], None
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    for name in NODES:
+        config = built.world.nodes[name].system.files["/etc/etcd/etcd.conf.yml"].content or ""
+        assert "initial-cluster-state: new\n" in config
+
+
 def test_a_wiped_replica_is_built_anew_and_the_leader_is_left_alone(built: Simulation) -> None:
     built.world.wipe("pg-node2")
     lines = built.apply()
