@@ -98,6 +98,8 @@ def _quorum(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
 
 def _replicas(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
     leading, limit = health.leading, max(cluster.maximum_lag_on_failover, 1)
+    if leading and not health.takeover_ready:
+        yield Finding("warning", "no replica is synchronous now, so none may take over without losing writes", "")
     for node in health.data_nodes:
         if not node.fresh or node.name in (health.leader, *health.rivals):
             continue

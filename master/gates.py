@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from .observed import STANDBY, ClusterHealth, NodeView
@@ -163,9 +164,15 @@ def replica_backend_up(health: ClusterHealth) -> GateResult:
     return OPEN
 
 
+def takeover_ready(health: ClusterHealth) -> GateResult:
+    """With synchronous replication only a synchronous standby may take over: of those that stream, one is."""
+    return OPEN if health.takeover_ready else Closed("no replica is synchronous yet, so none could take over")
+
+
 def cluster_steady(health: ClusterHealth, max_lag_bytes: int, *, unbuilt: bool = True) -> GateResult:
     """All that it takes to lose a node: etcd whole, a leader, every replica streaming. `unbuilt` as there."""
-    return every(etcd_healthy, leader_running, lambda h: replicas_streaming(h, max_lag_bytes, unbuilt=unbuilt))(health)
+    streaming: Gate = partial(replicas_streaming, max_lag_bytes=max_lag_bytes, unbuilt=unbuilt)
+    return every(etcd_healthy, leader_running, streaming, takeover_ready)(health)
 
 
 def _proxy(node: NodeView) -> GateResult:

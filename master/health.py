@@ -60,6 +60,7 @@ def fold(
         leader_seen=seen,
         leader_since=_leader_since(leader, fresh, previous),
         rivals=_rivals(cluster, fresh, leader, seen),
+        synchronous=cluster.synchronous_mode != "off",
         rpo_objective_bytes=0 if cluster.rpo == "zero" else cluster.rpo,
         members=members,
     )

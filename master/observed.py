@@ -15,6 +15,7 @@ Severity = Literal["critical", "warning"]
 Verdict = Literal["healthy", "degraded", "critical", "unknown", "not built"]
 LEADING = "leader"
 STANDBY = ("replica", "sync_standby", "quorum_standby")
+SYNCHRONOUS = ("sync_standby", "quorum_standby")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class ClusterHealth:
     leader_since: float | None = None  # Unix time
     rivals: tuple[str, ...] = ()  # others that say they lead, after `leader` did
     rpo_objective_bytes: int = 0
+    synchronous: bool = False  # only a synchronous standby may take over
     members: tuple[EtcdMember, ...] = ()  # as a healthy etcd member lists them
     findings: tuple[Finding, ...] = ()
     verdict: Verdict = "unknown"
@@ -147,6 +149,12 @@ class ClusterHealth:
     @property
     def proxy_nodes(self) -> tuple[NodeView, ...]:
         return tuple(n for n in self.nodes if n.is_proxy)
+
+    @property
+    def takeover_ready(self) -> bool:
+        """False when replicas stream and none of them is the synchronous one that alone may take over."""
+        streaming = [node for node in self.data_nodes if node.streaming and node.name != self.leader]
+        return not self.synchronous or not streaming or any(node.role in SYNCHRONOUS for node in streaming)
 
     @property
     def rpo_now_bytes(self) -> int | None:

@@ -56,7 +56,7 @@ STAGES = (
         "patroni",
         ("patroni",),
         "a leader runs and every replica streams",
-        gates.every(gates.leader_running, _streaming),
+        gates.every(gates.leader_running, _streaming, gates.takeover_ready),
         3600.0,
     ),
     Stage("database", ("database",), "", nothing_to_ask, 0.0),

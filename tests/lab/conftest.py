@@ -1,4 +1,4 @@
-"""The fixture that the tests of a whole cluster share: booting takes long, so there is one a session."""
+"""The fixture that the tests of a whole cluster share: booting takes long, so there is one a module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from labsite import Site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Three bare nodes with an accepted minion each, and a running master."""
     if shutil.which("psql") is None:
         pytest.fail("these tests connect as an application would: apt-get install postgresql-client")
-    site = Site(f"t{os.getpid()}", tmp_path_factory.mktemp("master"))
+    site = Site(f"c{os.getpid()}", tmp_path_factory.mktemp("master"))
     try:
         site.up()
         yield site

@@ -21,8 +21,9 @@ from pgha.master.gates import (
     one_writer_up,
     replica_backend_up,
     replicas_streaming,
+    takeover_ready,
 )
-from pgha.master.testing import WAL, FakeCluster
+from pgha.master.testing import WAL, FakeCluster, three_nodes
 
 NODES = ("pg-node1", "pg-node2", "witness-node")
 MIB = 1024**2
@@ -214,3 +215,20 @@ def test_a_dead_haproxy_closes_the_gate_with_its_error() -> None:
     fake.change("pg-node1", "haproxy", error="HAProxy does not answer on /run/haproxy/admin.sock")
     told = "pg-node1: HAProxy does not answer on /run/haproxy/admin.sock"
     assert (reason(one_writer_up(fake.health())), reason(replica_backend_up(fake.health()))) == (told, told)
+
+
+def test_a_cluster_that_may_lose_nothing_is_not_steady_until_a_replica_is_synchronous() -> None:
+    fake = FakeCluster(three_nodes(rpo="zero"))
+    fake.change("pg-node2", "patroni", role="replica")
+    assert "no replica is synchronous yet" in reason(takeover_ready(fake.health()))
+    assert "no replica is synchronous yet" in reason(STEADY(fake.health()))
+    assert fake.health().verdict != "healthy"
+    fake.change("pg-node2", "patroni", role="sync_standby")
+    assert STEADY(fake.health()) == OPEN
+    assert fake.health().verdict == "healthy"
+
+
+def test_a_cluster_that_accepts_some_loss_needs_no_synchronous_replica() -> None:
+    fake = FakeCluster()
+    fake.change("pg-node2", "patroni", role="replica")
+    assert takeover_ready(fake.health()) == OPEN
