@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,6 +57,9 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
         if settings is not None or not where.exists():
             settings = settings or Settings()
             where.write_text(f"listen: {settings.listen}\nport: {settings.port}\n")
+        if paths.root == Path("/") and os.geteuid() == 0:
+            folders = (paths.etc, paths.clusters, paths.pki, paths.state)
+            _give_to_the_service((*folders, master_key_path(paths), curve_key_path(paths), where))
     except OSError as error:
         raise HostError(
             f"cannot set up the master: {error}; run as root, or set PGHA_ROOT to a folder of yours"
@@ -89,6 +94,16 @@ def open_socket_to_group(socket: Path, group: str = "pgha") -> None:
         socket.chmod(0o660)
     except (KeyError, PermissionError):
         socket.chmod(0o600)
+
+
+def _give_to_the_service(made: Iterable[Path], user: str = "pgha") -> None:
+    """pgha-master.service runs as that user; where there is none, root runs the master."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return
+    for path in made:
+        os.chown(path, account.pw_uid, account.pw_gid)
 
 
 def _listen(text: str) -> Settings:
