@@ -61,6 +61,7 @@ class Problem:
     length: int = 1
     hint: str = ""
     warning: bool = False
+    lines: int = 1  # it goes on over so many lines, and `length` says nothing then
 
 
 class DefinitionError(UserError):

@@ -10,6 +10,7 @@ YAML is 1.2: `on`, `off`, `yes` and `no` are text.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands in the file. Lines and columns start at 1; `length` is in characters of that line."""
+    """Where something stands in the file. Lines and columns start at 1; `length` is in characters of that line.
+
+    `lines` is how many lines it takes; of what takes several the length is not known and is 1.
+    """
 
     line: int
     column: int
     length: int = 1
+    lines: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Document:
     ) -> Problem:
         """A problem at `path`; `key` points at the key instead of the value."""
         at = self.place(path, key=key)
-        return Problem(code, message, at.line, at.column, at.length, hint, warning)
+        return Problem(code, message, at.line, at.column, at.length, hint, warning, at.lines)
 
 
 def read_file(path: Path) -> str:
@@ -134,10 +139,15 @@ def _syntax(error: YAMLError) -> Problem:
         )
     mark, said = None, "it cannot be read"
     if isinstance(error, MarkedYAMLError):
-        mark, said = error.problem_mark or error.context_mark, error.problem or error.context or said
+        mark, said = error.problem_mark or error.context_mark, _unquoted(error.problem or error.context or said)
     hint = next((advice for sign, advice in _ADVICE if sign in f"{said} {getattr(error, 'context', '')}"), "")
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     return Problem("C004", f"not valid YAML: {said}", line, column, 1, hint)
+
+
+def _unquoted(said: str) -> str:
+    """The parser's words without the name of an alias or a tag: it may be a password that begins with '*' or '!'."""
+    return re.sub(r"\s*['\"].*", "", said) if re.search(r"alias|anchor|tag|directive", said) else said
 
 
 _YAML = "tag:yaml.org,2002:"
@@ -167,7 +177,9 @@ class _Walk:
             return None
         self.values.setdefault(path, _place(node))
         if str(node.tag).removeprefix(_YAML) not in _TAGS:
-            self.wrong("C004", node, f"the tag '{node.tag}' means nothing here", "remove it, or quote the text")
+            self.wrong(
+                "C004", node, "a tag, that is a word after '!', means nothing here", "remove it, or quote the text"
+            )
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
@@ -210,4 +222,5 @@ class _Walk:
 def _place(node: Node) -> Place:
     start, end = node.start_mark, node.end_mark
     length = end.column - start.column if end.line == start.line else 1
-    return Place(start.line + 1, start.column + 1, max(length, 1))
+    lines = end.line - start.line + (1 if end.column else 0)
+    return Place(start.line + 1, start.column + 1, max(length, 1), max(lines, 1))

@@ -45,7 +45,7 @@ def secrets(document: Document) -> list[Problem]:
     """Passwords written in clear: any key that is called so, all credentials, and connection strings."""
     found = []
     for path, value in _scalars(document.data, ()):
-        named = _SECRET_KEY.fullmatch(str(path[-1])) or (len(path) > 1 and path[-2] == "credentials")
+        named = any(part == "credentials" or _SECRET_KEY.fullmatch(str(part)) for part in path)
         if (named and not _REFERENCE.fullmatch(value)) or _IN_TEXT.search(value):
             hint = "use  generated, env:NAME, file:PATH, exec:COMMAND, vault:PATH#KEY or sops:FILE#KEY"
             found.append(document.problem("C040", path, "a password is written in clear text", hint))

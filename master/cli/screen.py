@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from .masking import Span, cover, lines_of, moved, secret_spans
+
 if TYPE_CHECKING:
     from ...common.errors import Problem
 
@@ -163,12 +165,13 @@ def render_problems(path: str, source: str, problems: Sequence[Problem], shown: 
     errors = sum(not p.warning for p in problems)
     counts = [_count(errors, "error"), _count(len(problems) - errors, "warning")]
     lines = [f"{path}: {', '.join(c for c in counts if c)}", ""]
-    text = _masked(source, problems)
+    text = lines_of(source)
+    hidden = secret_spans(text, problems)
     for problem in problems:
         word, style = ("warning", "yellow") if problem.warning else ("error", "red")
         place = f"{path}:{problem.line}:{problem.column}" if problem.line else path
         lines.append(f"{shown.paint(f'{word}[{problem.code}]', style)}  {place}  {problem.message}")
-        lines += _excerpt(problem, text, shown)
+        lines += _excerpt(problem, text, hidden.get(problem.line, ()), shown)
     return lines
 
 
@@ -176,25 +179,16 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
 
 
-def _masked(source: str, problems: Sequence[Problem]) -> list[str]:
-    lines = source.splitlines()
-    for problem in problems:
-        if problem.code == "C040" and 0 < problem.line <= len(lines):
-            line, start = lines[problem.line - 1], problem.column - 1
-            whole = problem.length > 1
-            lines[problem.line - 1] = line[:start] + "*" * 8 + (line[start + problem.length :] if whole else "")
-    return lines
-
-
-def _excerpt(problem: Problem, lines: list[str], shown: Look) -> list[str]:
+def _excerpt(problem: Problem, lines: Sequence[str], spans: Sequence[Span], shown: Look) -> list[str]:
     found = []
     margin = "     | "
     if 0 < problem.line <= len(lines) and lines[problem.line - 1].strip():
-        line = lines[problem.line - 1].replace("\t", " ")
+        line = cover(lines[problem.line - 1], spans).replace("\t", " ")
+        column, length = moved(problem.column, problem.length, spans)
         found.append(shown.fit(f"{problem.line:>4} | {line}"))
-        end = min(problem.column - 1 + problem.length, max(len(line), problem.column))
-        marks = shown.paint("^" * (end - problem.column + 1), "yellow" if problem.warning else "red")
-        found.append(f"{margin}{' ' * (problem.column - 1)}{marks}  {problem.hint}".rstrip())
+        end = min(column - 1 + length, max(len(line), column))
+        marks = shown.paint("^" * (end - column + 1), "yellow" if problem.warning else "red")
+        found.append(f"{margin}{' ' * (column - 1)}{marks}  {problem.hint}".rstrip())
     elif problem.hint:
         found.append(f"{margin}{problem.hint}")
     return found
