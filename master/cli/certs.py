@@ -6,6 +6,7 @@ The private key of a client is made here and stays here: the master sees a reque
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import click
 
 from .options import finish, with_terminal
 from .screen import Terminal, moment, table
+
+_ROLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
 @click.group("certs")
@@ -60,8 +63,11 @@ def client(screen: Terminal, cluster: str, name: str, out: str) -> None:
     from .client import ask
 
     folder = Path(out)
-    if "/" in name or name.startswith("."):
-        raise UserError(f"'{name}' cannot be the name of a role and of a file: give one without '/'.")
+    if not _ROLE.fullmatch(name):
+        raise UserError(
+            f"'{name}' cannot be the name of a role and of a file. "
+            "Use letters, digits, '_', '.' and '-', a letter, a digit or '_' first, at most 63 in all."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         csr = _request_for(folder / f"{name}.key", name)
@@ -73,25 +79,14 @@ def client(screen: Terminal, cluster: str, name: str, out: str) -> None:
         raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}.") from None
     if screen.as_json:
         files = {"key": f"{name}.key", "certificate": f"{name}.crt", "ca": "ca.crt"}
-        screen.document("certs.client", cluster, {key: str(folder / file) for key, file in files.items()})
+        entry = {key: end.data.get(key) for key in ("hosts", "port")}
+        screen.document("certs.client", cluster, {**{key: str(folder / file) for key, file in files.items()}, **entry})
         return
     screen.progress(f"Written to {folder}: {name}.key (0600), {name}.crt, ca.crt. Connect with:")
-    host, port = end.data.get("host") or _address(cluster), end.data.get("port") or 5433
+    found: Any = end.data["hosts"]  # Any: JSON as the daemon sent it
+    entry_ = f"host={','.join(found)} port={end.data['port']} dbname=postgres user={name}"
     files_ = f"sslrootcert={folder}/ca.crt sslcert={folder}/{name}.crt sslkey={folder}/{name}.key"
-    screen.result(f'psql "host={host} port={port} dbname=postgres user={name} sslmode=verify-full {files_}"')
-
-
-def _address(cluster: str) -> str:
-    """Where applications connect: the entry point of the definition, else its first proxy."""
-    from ...common.errors import PghaError
-    from ...common.paths import Paths
-    from .. import inventory
-
-    try:
-        loaded, _ = inventory.load(*inventory.read(cluster, Paths.from_environment().clusters))
-    except PghaError:
-        return "HOST"  # the definition is not here or not valid; the certificate is good all the same
-    return loaded.entrypoint[0] if loaded.entrypoint else loaded.proxy_nodes[0].address
+    screen.result(f'psql "{entry_} sslmode=verify-full target_session_attrs=read-write {files_}"')
 
 
 def _request_for(path: Path, name: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ...common.cluster import Cluster
 from ...common.errors import UserError
 from ..control import Arguments, Request
 from ..progress import End
@@ -48,7 +49,13 @@ async def client(master: Master, request: Request) -> AsyncIterator[Any]:
     cluster = _cluster(master, wanted.cluster)
     authority = master.authority(cluster.name)
     certificate = await asyncio.to_thread(authority.sign_client, wanted.csr, wanted.name, cluster.tls.leaf_days)
-    yield End(data={"certificate": certificate, "ca": authority.ca_pem})
+    entry = {"hosts": entrances(cluster), "port": cluster.haproxy.rw_port}
+    yield End(data={"certificate": certificate, "ca": authority.ca_pem, **entry})
+
+
+def entrances(cluster: Cluster) -> list[str]:
+    """Where applications connect: the names of `entrypoint`, without one the addresses of all nodes with HAProxy."""
+    return list(cluster.entrypoint) or [node.address for node in cluster.proxy_nodes]
 
 
 def _cluster(master: Master, name: str) -> Any:

@@ -65,11 +65,18 @@ async def token(master: Master, request: Request) -> AsyncIterator[Any]:
     wanted = request.read(Token)
     identity, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     await master.store.put_token(identity, secret, wanted.name, master.clock.now() + wanted.ttl_s)
-    port = master.listen.rsplit(":", 1)[1]
-    command = (
-        f"pgha-minion enrol --master ADDRESS:{port} --fingerprint {master.fingerprint} --token {identity}.{secret}"
-    )
+    where = reached_at(master.listen)
+    command = f"pgha-minion enrol --master {where} --fingerprint {master.fingerprint} --token {identity}.{secret}"
     yield End(data={"token": f"{identity}.{secret}", "command": command, "name": wanted.name, "ttl_s": wanted.ttl_s})
+
+
+def reached_at(listen: str) -> str:
+    """`ADDRESS:PORT` for a minion; the word ADDRESS stands there when the master listens on every address it has."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        return f"ADDRESS:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _decided(name: str, key: str, state: str) -> End:

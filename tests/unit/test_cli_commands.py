@@ -480,7 +480,8 @@ def test_a_job_that_still_runs_is_shown_as_far_as_it_is(daemon: Daemon) -> None:
 
 
 def test_a_client_certificate_leaves_its_key_here_and_nowhere_else(daemon: Daemon, root: Path) -> None:
-    daemon.answers["certs.client"] = [End(data={"certificate": "CERT\n", "ca": "CA\n"})]
+    entry = {"hosts": ["db.example.com"], "port": 5433}
+    daemon.answers["certs.client"] = [End(data={"certificate": "CERT\n", "ca": "CA\n", **entry})]
     out = root / "app"
     result = run("certs", "client", "prod", "app", "--out", str(out))
     assert result.exit_code == 0, result.output
@@ -493,6 +494,23 @@ def test_a_client_certificate_leaves_its_key_here_and_nowhere_else(daemon: Daemo
     key = (out / "app.key").read_bytes()
     assert run("certs", "client", "prod", "app", "--out", str(out)).exit_code == 0
     assert (out / "app.key").read_bytes() == key
+
+
+def test_an_application_is_told_every_way_in(daemon: Daemon, root: Path) -> None:
+    entry = {"hosts": ["203.0.113.1", "198.51.100.2"], "port": 6433}
+    daemon.answers["certs.client"] = [End(data={"certificate": "CERT\n", "ca": "CA\n", **entry})]
+    shown = run("certs", "client", "prod", "app", "--out", str(root)).stdout
+    assert "host=203.0.113.1,198.51.100.2 port=6433 " in shown
+    assert " target_session_attrs=read-write " in shown
+
+
+@pytest.mark.parametrize("name", ["../x", ".x", "a b", "a;b", "", "x" * 64, "k\u00f6ln", "app\n", "a'b"])
+def test_a_role_that_is_no_plain_name_gets_no_certificate(daemon: Daemon, root: Path, name: str) -> None:
+    result = run("certs", "client", "prod", name, "--out", str(root / "out"))
+    assert result.exit_code == 2
+    assert "cannot be the name of a role and of a file" in result.stderr
+    assert daemon.asked == []
+    assert not (root / "out").exists()
 
 
 def test_a_secret_is_revealed_only_to_a_person_or_with_a_flag(daemon: Daemon) -> None:
