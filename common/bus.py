@@ -64,7 +64,10 @@ class Router:
         *,
         max_frame: int = MAX_FRAME,
         queue: int = 64,
+        gone: Callable[[bytes], None] = lambda route: None,
     ) -> None:
+        """`gone(route)` is called, from the IO thread, when a connection turned out to be no more."""
+        self._gone = gone
         self._address, self._keys, self._domain = address, keys, domain.encode()
         self._admission, self._deliver = admission, deliver
         self._max_frame, self._queue = max_frame, queue
@@ -190,6 +193,8 @@ class Router:
                 router.send_multipart([route, *frames], zmq.NOBLOCK)
             except (zmq.Again, zmq.ZMQError) as error:
                 log.debug("not sent to %s: %s", peer, error)
+                if error.errno == zmq.EHOSTUNREACH:
+                    self._gone(route)
 
     def _drain(self, router: zmq.Socket[bytes]) -> None:
         batch: list[Received] = []

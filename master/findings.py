@@ -52,7 +52,8 @@ def _unseen(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
 
 def _leader(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
     name, leading = health.leader, health.leading
-    logs = f"pgha-master run {name or health.data_nodes[0].name} -- journalctl -u patroni -n 50"
+    alive = [n.name for n in health.data_nodes if n.fresh] or [n.name for n in health.data_nodes]
+    logs = f"pgha-master run {name or alive[0]} -- journalctl -u patroni -n 50"
     if health.rivals:
         both = ", ".join((name, *health.rivals))
         yield Finding(
@@ -100,6 +101,8 @@ def _replicas(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
     leading, limit = health.leading, max(cluster.maximum_lag_on_failover, 1)
     if leading and not health.takeover_ready:
         yield Finding("warning", "no replica is synchronous now, so none may take over without losing writes", "")
+    if leading and len(health.data_nodes) > 1 and not any(n.streaming for n in health.data_nodes):
+        yield Finding("warning", f"no replica streams: {leading.name} holds the only current copy", "")
     for node in health.data_nodes:
         if not node.fresh or node.name in (health.leader, *health.rivals):
             continue

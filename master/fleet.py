@@ -21,6 +21,7 @@ PLAN = "plan"
 STATE_TIMEOUT_S = 3600.0
 STATE_SILENCE_S = 60.0
 CALL_SILENCE_S = 15.0
+NOT_SENT = "its minion is not connected; nothing was sent"
 
 
 class Failed(HostError):
@@ -63,15 +64,19 @@ class Fleet:
         self._hub, self._operation = hub, operation
 
     async def converge(
-        self, mode: str, resources: Mapping[str, Sequence[AnyResource]], documents: Sequence[str], step: str
+        self,
+        mode: str,
+        resources: Mapping[str, Sequence[AnyResource]],
+        documents: Mapping[str, Sequence[str]],
+        step: str,
     ) -> dict[str, Answer]:
-        """Plan or apply those documents on all the given nodes side by side."""
+        """Plan or apply on all the given nodes side by side, on each its own of the documents."""
         return await self._all(
             {
                 node: lambda node=node: self._hub.order(  # type: ignore[misc]
                     node,
                     mode,
-                    {"documents": list(documents), "resources": encode(resources[node])},
+                    {"documents": list(documents[node]), "resources": encode(resources[node])},
                     what=f"{mode} {step}",
                     operation=self._operation.id,
                     timeout_s=STATE_TIMEOUT_S,
@@ -90,8 +95,15 @@ class Fleet:
         show: bool = False,
         silence_s: float = CALL_SILENCE_S,
     ) -> dict[str, Answer]:
-        """Call a function on the nodes that `arguments` names, side by side. `show`: lines go to who follows."""
-        return await self._all(
+        """Call a function on the nodes that `arguments` names, side by side. `show`: lines go to who follows.
+
+        A node that is not connected gets nothing, now or later: who is told "no answer" must not see it done at last.
+        """
+        absent = {node: Answer(node, "silent", message=NOT_SENT) for node in arguments if not self._hub.connected(node)}
+        if show:
+            for answer in absent.values():
+                await self._operation.emit(_done(answer))
+        return absent | await self._all(
             {
                 node: lambda node=node: self._hub.order(  # type: ignore[misc]
                     node,
@@ -102,6 +114,7 @@ class Fleet:
                     timeout_s=timeout_s + 30,
                 )
                 for node in arguments
+                if node not in absent
             },
             "" if not show else "show",
             silence_s,

@@ -78,6 +78,7 @@ class Flight:
     state: str = "queued"
     message: str = ""
     next_send: float = 0.0
+    sent: bool = False  # it may have reached its minion
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
 
 
@@ -107,7 +108,7 @@ class Hub:
         self._epoch = 0
         self.telemetry = asyncio.Condition()  # notified at every sample and connection
         admission = Admission(self._admit, lambda key: key in self._names)
-        self._router = Router(f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread)
+        self._router = Router(f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone)
         self.enrolment = EnrolDesk(store, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys)
         self._ticker: asyncio.Task[None] | None = None
 
@@ -191,7 +192,10 @@ class Hub:
         return flight
 
     async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
-        """What arrives, until the job has ended or its minion has been silent for that long ("silent")."""
+        """What arrives, until the job has ended or its minion has been silent for that long ("silent").
+
+        A job that never left this host is withdrawn: what was given up here must not begin later there.
+        """
         since = self._clock.monotonic()
         while True:
             try:
@@ -200,6 +204,8 @@ class Hub:
                 peer = self.peers.get(flight.node)
                 heard = max(peer.heard if peer else since, since)
                 if self._clock.monotonic() - heard > silence_s:
+                    if not flight.sent:
+                        await self._move(flight, "withdrawn", "its minion is not connected; nothing was sent")
                     yield "silent"
                     return
                 continue
@@ -212,6 +218,18 @@ class Hub:
             self._send(peer, Cancel(jid=flight.job.jid, att=flight.job.att))
 
     # ---- from the bus
+
+    def _gone(self, route: bytes) -> None:
+        self._loop.call_soon_threadsafe(self._disconnected, route)
+
+    def _disconnected(self, route: bytes) -> None:
+        """What was sent last on that connection has not left this host."""
+        for peer in self.peers.values():
+            if peer.route == route:
+                peer.heard = float("-inf")
+                for flight in self._flights.values():
+                    if flight.node == peer.name and flight.state == "queued":
+                        flight.sent = False
 
     def _from_thread(self, batch: list[Received]) -> None:
         self._loop.call_soon_threadsafe(self._sort, batch)
@@ -350,6 +368,7 @@ class Hub:
     def _push(self, flight: Flight) -> None:
         flight.next_send = self._clock.monotonic() + RESEND_S
         if self.connected(flight.node):
+            flight.sent = True
             left_ms = flight.job.not_after_ms - int(self._clock.now() * 1000)
             self._send(self.peers[flight.node], flight.job.model_copy(update={"ttl_ms": max(0, left_ms)}))
 

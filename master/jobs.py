@@ -16,6 +16,7 @@ _TABLE: dict[tuple[str, str], str] = {
     ("queued", "accept"): "accepted",
     ("queued", "refuse"): "refused",
     ("queued", "deadline"): "expired",
+    ("queued", "withdrawn"): "cancelled",
     ("queued", "started"): "started",  # the ACCEPT was lost
     ("accepted", "started"): "started",
     ("accepted", "deadline"): "unknown",

@@ -42,6 +42,7 @@ class Operation:
     what: str
     cluster: str
     clock: Clock
+    key: str = ""  # what exactly was asked for; the same request may follow, another may not
     lines: list[Any] = field(default_factory=list)  # of Line
     saved: int = 0
     ended: bool = False
@@ -68,11 +69,16 @@ class Operations:
         who: str,
         work: Callable[[Operation], Awaitable[End]],
         nodes: tuple[str, ...] = (),
+        key: str = "",
     ) -> Operation:
         """Begin; `work` goes on whoever follows or leaves. Its error becomes the last line."""
-        operation = Operation(new_job_id(), what, cluster, self._clock)
-        await self._store.put_operation(operation.id, what, who, cluster, self._clock.now())
-        self._running[operation.id] = operation
+        operation = Operation(new_job_id(), what, cluster, self._clock, key)
+        self._running[operation.id] = operation  # before the first await: nobody may begin a second one meanwhile
+        try:
+            await self._store.put_operation(operation.id, what, who, cluster, self._clock.now())
+        except PghaError:
+            del self._running[operation.id]
+            raise
         await operation.emit(Started(id=operation.id, what=what, nodes=nodes))
         task = asyncio.create_task(self._run(operation, work))
         self._tasks.add(task)

@@ -59,10 +59,7 @@ class Rollout:
     async def plan(self) -> End:
         await self.readiness.nodes()
         plan = await self._plan()
-        failed = [
-            f"{n.node}: {r.resource}: {r.reason}" for n in plan.nodes for r in n.results if r.status is Status.FAILED
-        ]
-        if failed:
+        if failed := _failures(plan):
             return End(exit=1, message=f"the plan is not complete: {failed[0]}", data={"changes": plan.change_count})
         return End(data={"changes": plan.change_count})
 
@@ -70,6 +67,8 @@ class Rollout:
         await self.readiness.nodes()
         plan = await self._plan()
         results = {node.node: node.results for node in plan.nodes}
+        if failed := _failures(plan):
+            return End(exit=1, message=f"nothing was changed, the plan is not complete: {failed[0]}")
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
@@ -83,9 +82,9 @@ class Rollout:
             return End(exit=1, message=str(error), data=self.report.data())
         for node in plan.nodes:
             self.report.counts["unchanged"] += node.unchanged
+        for text in impact.left_to_do(self.cluster, results, self.master.health(self.cluster)):
+            await self.operation.emit(Note(level="warning", text=text))
         return End(message=self.report.closing(self.cluster.name), data=self.report.data())
-
-    # ---- before anything is changed
 
     # ---- plan
 
@@ -99,11 +98,11 @@ class Rollout:
             compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes)
         return compiled
 
-    def _documents(self, health: ClusterHealth) -> list[str]:
-        """The documents to look at. `database` needs a leader to ask; without one it is applied unplanned."""
+    def _documents(self, health: ClusterHealth) -> dict[str, list[str]]:
+        """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
         wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
-        return [d for d in wanted if d not in self._unplanned]
+        return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
 
     def _chosen(self) -> list[str]:
         return [node.name for node in self.cluster.nodes if not self.nodes or node.name in self.nodes]
@@ -158,7 +157,7 @@ class Rollout:
         nodes = concerned(stage, results)
         if "etcd" in stage.documents:
             nodes += sorted(self.members.rejoins - set(nodes))
-        if self._unplanned & set(stage.documents):
+        if "database" in stage.documents and (nodes or self._unplanned):  # who leads may have changed since the plan
             nodes = [health.leader] if health.leader in results else []
         if not nodes:
             await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, ())
@@ -184,7 +183,7 @@ class Rollout:
         compiled = await self._compile(wave)
 
         async def one(node: str) -> Answer:
-            answer = (await self.fleet.converge("apply", {node: compiled[node]}, documents, stage.name))[node]
+            answer = (await self.fleet.converge("apply", {node: compiled[node]}, {node: documents}, stage.name))[node]
             await self.report.settle(stage.name, answer)
             return answer
 
@@ -234,3 +233,8 @@ class Rollout:
         self.report.critical_path_s += self.master.clock.monotonic() - since
         if bad := [a for a in answers.values() if not a.ok]:
             raise Failed(f"verify: {bad[0].node}: {bad[0].why()}")
+
+
+def _failures(plan: Plan) -> list[str]:
+    """What could not be looked at; an apply on such a plan would change what nobody has seen."""
+    return [f"{n.node}: {r.resource}: {r.reason}" for n in plan.nodes for r in n.results if r.status is Status.FAILED]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ...common.errors import UserError
+from ...common.errors import Refused, UserError
 from .. import inventory
 from ..control import Arguments, Request
 from ..health import view
@@ -42,8 +42,15 @@ async def apply(master: Master, request: Request) -> AsyncIterator[Any]:
 async def _start(master: Master, request: Request, what: str) -> AsyncIterator[Any]:
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
+    digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
+    key = f"{wanted.text} {wanted.nodes} {wanted.only}"
     running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
+        if running.key != key:
+            raise Refused(
+                f"an apply of {cluster.name} runs already, of another definition or with other --node or --only; "
+                f"follow it with: pgha-master jobs show {running.id} --follow, and apply yours when it has ended"
+            )
         async for line in master.operations.follow(running, joined=True):
             yield line
         return
@@ -51,12 +58,11 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
         rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only)
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
-    operation = await master.operations.start(f"{what} {cluster.name}", cluster.name, request.who, work, nodes)
+    operation = await master.operations.start(f"{what} {cluster.name}", cluster.name, request.who, work, nodes, key)
     async for line in master.operations.follow(operation):
         yield line
 

@@ -40,7 +40,9 @@ grant select, insert, update on pgha.probe to {PROBE};
 def build(context: Context) -> list[AnyResource]:
     if not context.node.is_data:
         return []
-    settings = PatroniConfig(settings=cast("dict[str, Any]", dynamic_settings(context.cluster)))
+    settings = PatroniConfig(
+        settings=cast("dict[str, Any]", dynamic_settings(context.cluster)), whole=("postgresql.parameters",)
+    )
     probe = PostgresRole(
         role=PROBE,
         password=context.secrets["postgresql/probe"],

@@ -1,7 +1,8 @@
 """PatroniConfig: the cluster's dynamic configuration, which lives in etcd and is the same for all its nodes.
 
 Only the node whose Patroni leads changes it, so that a fleet of minions does not write the same key at once.
-Keys that are not in `settings` belong to whoever set them; a key set to null must not be there.
+Keys that are not in `settings` belong to whoever set them; a key set to null must not be there. Of the sections
+named in `whole` nothing else may be there: what was taken out of a definition goes back to its default.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ..resource import Change, Resource
 from ..system import Look
 
 Path = tuple[str, ...]
+
+PENDING = " (pending until PostgreSQL is restarted)"
 
 NEEDS_RESTART = frozenset(
     {
@@ -79,6 +82,7 @@ class PatroniConfig(Resource[PatroniFacts]):
 
     kind: Literal["patroni_config"] = "patroni_config"
     settings: dict[str, Any]  # JSON by nature: which keys there are is Patroni's business
+    whole: tuple[str, ...] = ()  # dotted paths, such as "postgresql.parameters"
 
     def key(self) -> str:
         return "dcs"
@@ -93,14 +97,14 @@ class PatroniConfig(Resource[PatroniFacts]):
         return PatroniFacts(True, True, json_object(config))
 
     def plan(self, facts: PatroniFacts) -> list[Change]:
-        rows = list(_differing(self.settings, facts.config))
+        rows = [*_differing(self.settings, facts.config), *self._surplus(facts.config)]
         patch: dict[str, Any] = {}
         for path, _, wanted in rows:
             _put(patch, path, wanted)
         action = PatchPatroni(json.dumps(patch, sort_keys=True))
         return [
             Change(
-                ".".join(path) + (" (pending until PostgreSQL is restarted)" if _restarts(path) else ""),
+                ".".join(path) + (PENDING if _restarts(path) else ""),
                 action,
                 "absent" if is_ is None else _text(is_),
                 "absent" if wanted is None else _text(wanted),
@@ -108,6 +112,14 @@ class PatroniConfig(Resource[PatroniFacts]):
             )
             for path, is_, wanted in rows
         ]
+
+    def _surplus(self, config: dict[str, Any]) -> Iterator[tuple[Path, Any, Any]]:
+        for dotted in self.whole:
+            path = tuple(dotted.split("."))
+            wanted = _section(self.settings, path)
+            for key, value in _section(config, path).items():
+                if key not in wanted and value is not None:
+                    yield (*path, key), value, None
 
     def skip(self, facts: PatroniFacts) -> str:
         return "the leader's node does it" if facts.answers and not facts.leads else ""
@@ -157,6 +169,13 @@ def _differing(wanted: dict[str, Any], is_: dict[str, Any], at: Path = ()) -> It
             yield (*at, key), there, value
 
 
+def _section(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    for key in path:
+        inner = config.get(key)
+        config = inner if isinstance(inner, dict) else {}
+    return config
+
+
 def _put(patch: dict[str, Any], path: Path, value: object) -> None:
     for key in path[:-1]:
         patch = patch.setdefault(key, {})
@@ -170,7 +189,7 @@ def _restarts(path: Path) -> bool:
 def _disruption(path: Path) -> Disruption:
     if path[:2] != ("postgresql", "parameters"):
         return Disruption(impact=Impact.RELOAD, unit="patroni")
-    return Disruption(impact=Impact.RESTART if _restarts(path) else Impact.RELOAD, unit="postgresql")
+    return Disruption(impact=Impact.RELOAD, unit="postgresql")  # what needs a restart waits for one, of a person's
 
 
 def _text(value: object) -> str:

@@ -358,6 +358,36 @@ def _changed(said: Said) -> set[tuple[str, str]]:
     return {(line["node"], line["result"]["resource"]) for line in done}
 
 
+def test_a_parameter_is_set_in_all_of_the_cluster_and_gone_when_it_is_taken_out_again(built: Site) -> None:
+    def shown(node: str, name: str) -> str:
+        return built.ok(node, "runuser", "-u", "postgres", "--", "psql", "-Atc", f"show {name}").strip()
+
+    servers = built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni")
+    built.define(postgresql="{parameters: {work_mem: 17MB, max_connections: 123}}")
+    said = built.pgha("apply", "prod")
+    assert said.rc == 0, said.out + said.err
+    assert "settings wait for a restart of PostgreSQL" in said.err
+    for node in DATA:
+        wait_until("the parameter is set", lambda node=node: shown(node, "work_mem") == "17MB", 30)  # type: ignore[misc]
+        assert shown(node, "max_connections") == "100"
+    built.define()
+    assert built.pgha("apply", "prod").rc == 0
+    for node in DATA:
+        wait_until("the default is back", lambda node=node: shown(node, "work_mem") == "4MB", 30)  # type: ignore[misc]
+    assert built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni") == servers
+    wait_until("nothing waits for a restart", lambda: _healthy(built) and not built.status()["findings"], 40)
+
+
+def test_what_is_told_to_be_unanswered_is_not_done_later(built: Site) -> None:
+    built.ok("witness-node", "systemctl", "stop", "pgha-minion")
+    wait_until("it counts as gone", lambda: built.connected() == set(DATA), 40)
+    said = built.pgha("run", "witness-node", "--", "touch", "/run/ghost")
+    assert said.rc != 0 and "nothing was sent" in said.out + said.err
+    built.ok("witness-node", "systemctl", "start", "pgha-minion")
+    wait_until("it is back", lambda: built.connected() == set(NODES), 30)
+    assert built.on("witness-node", "ls", "/run/ghost").rc != 0
+
+
 # ---- secrets
 
 

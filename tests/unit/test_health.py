@@ -274,7 +274,10 @@ def test_a_replica_that_does_not_stream_is_named_with_its_error() -> None:
     fake.change("pg-node2", "patroni", reachable=False, role="", state="", error="Patroni does not answer: refused")
     health = fake.health()
     assert health.verdict == "degraded"
-    assert texts(health) == ["pg-node2 does not stream from the leader, it is down: Patroni does not answer: refused"]
+    assert texts(health) == [
+        "no replica streams: pg-node1 holds the only current copy",
+        "pg-node2 does not stream from the leader, it is down: Patroni does not answer: refused",
+    ]
 
 
 def test_a_replica_left_on_an_old_timeline_is_found_although_it_streams() -> None:

@@ -18,6 +18,7 @@ NEWS = (
     "cancelled",
     "expired",
     "forgotten",
+    "withdrawn",
     "res",
     "out",
 )
@@ -33,12 +34,15 @@ AFTER = {
         "cancelled",
         "expired",
         "queued",
+        "cancelled",
     ),
     "accepted": (
         *("accepted", "accepted", "unknown", "started", "done", "failed", "unknown", "cancelled", "expired", "unknown"),
+        "accepted",
     ),
     "started": (
         *("started", "started", "unknown", "started", "done", "failed", "unknown", "cancelled", "expired", "unknown"),
+        "started",
     ),
 }
 

@@ -182,3 +182,14 @@ def test_time_that_nobody_can_end_is_an_error_and_no_hang() -> None:
 
     with pytest.raises(RuntimeError, match="everybody waits"):
         play(for_ever())
+
+
+def test_an_apply_counts_as_running_from_the_first_moment_on() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        first = asyncio.create_task(started(operations))
+        await asyncio.sleep(0)
+        running = operations.changing("prod")
+        assert running is not None
+        assert (await first).id == running.id
+
+    with_operations(body)

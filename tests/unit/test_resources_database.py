@@ -31,11 +31,11 @@ def test_values_that_mean_something_else_are_a_difference(is_: object, wanted: o
     assert not same(is_, wanted)
 
 
-def test_a_parameter_that_needs_a_restart_says_so_and_others_reload() -> None:
+def test_a_parameter_that_needs_a_restart_says_that_it_waits_for_one_and_restarts_nothing() -> None:
     wanted = PatroniConfig(settings={"postgresql": {"parameters": {"max_connections": 200, "work_mem": "8MB"}}})
     changes = wanted.plan(PatroniFacts(True, True, {}))
-    assert [change.disruption.impact for change in changes] == [Impact.RESTART, Impact.RELOAD]
-    assert "pending" in changes[0].what
+    assert [change.disruption.impact for change in changes] == [Impact.RELOAD, Impact.RELOAD]
+    assert ["pending" in change.what for change in changes] == [True, False]
 
 
 def test_only_what_differs_is_sent_in_one_patch() -> None:
@@ -46,6 +46,16 @@ def test_only_what_differs_is_sent_in_one_patch() -> None:
     action = changes[0].action
     assert isinstance(action, PatchPatroni)
     assert json.loads(action.patch) == {"ttl": 30, "postgresql": {"parameters": {"work_mem": None}}}
+
+
+def test_what_was_taken_out_of_a_whole_section_goes_and_other_sections_are_left_alone() -> None:
+    settings = {"ttl": 30, "postgresql": {"parameters": {"work_mem": "4MB"}}}
+    wanted = PatroniConfig(settings=settings, whole=("postgresql.parameters",))
+    is_ = {"ttl": 30, "pause": True, "postgresql": {"use_slots": True, "parameters": {"work_mem": "4MB", "jit": "off"}}}
+    (change,) = wanted.plan(PatroniFacts(True, True, is_))
+    assert (change.what, change.before, change.after) == ("postgresql.parameters.jit", "off", "absent")
+    assert isinstance(change.action, PatchPatroni)
+    assert json.loads(change.action.patch) == {"postgresql": {"parameters": {"jit": None}}}
 
 
 def test_a_replica_leaves_the_configuration_and_the_database_to_the_leader() -> None:
