@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 MASTER, MINION = str(BIN / "pgha-master"), str(BIN / "pgha-minion")
 
 
-def until(what: str, ask: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(what: str, ask: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true answer. Fails, naming what was waited for, when the time is over."""
     deadline = time.monotonic() + seconds
     while True:
