@@ -85,6 +85,11 @@ class NodePlan(BaseModel):
     results: tuple[ResourceResult, ...] = ()  # planned, skipped and failed ones only
 
     @property
+    def change_count(self) -> int:
+        """How many resources an apply would change; each may differ in several things."""
+        return sum(result.status is Status.PLANNED for result in self.results)
+
+    @property
     def changes(self) -> list[tuple[ResourceResult, ChangeView]]:
         return [(r, c) for r in self.results if r.status is Status.PLANNED for c in r.changes]
 
@@ -99,7 +104,7 @@ class Plan(_Line):
 
     @property
     def change_count(self) -> int:
-        return sum(len(node.changes) for node in self.nodes)
+        return sum(node.change_count for node in self.nodes)
 
 
 class Note(_Line):

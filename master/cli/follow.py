@@ -138,10 +138,16 @@ class Live:
 def event(line: Step | Gate, look: Look) -> str:
     """`pg-node2      patroni       done      3 changed   1.9 s`, the state as a word."""
     subject = line.node if line.kind == "step" else "gate"
-    detail = line.detail if line.kind == "step" else " ".join(part for part in (line.gate, line.reason) if part)
+    detail = line.detail if line.kind == "step" else _gate(line)
     spent = duration(line.seconds) if line.seconds else ""
     state = look.paint(f"{line.state:<9}", _STYLE.get(line.state, ""))
     return "  ".join(part for part in (f"{subject or 'all':<14}{line.step:<14}{state}", detail, spent) if part).rstrip()
+
+
+def _gate(line: Gate) -> str:
+    """`until the leader is known; now: pg-node1 is silent`: what is waited for, and what is instead."""
+    awaited = f"until {line.gate}" if line.state == "waiting" else line.gate
+    return f"{awaited}; now: {line.reason}" if line.reason else awaited
 
 
 def resource(line: Resource, look: Look) -> str:

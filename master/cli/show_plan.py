@@ -58,7 +58,7 @@ def sign(change: ChangeView) -> str:
 
 def _node(node: NodePlan, shown: dict[tuple[object, ...], str], look: Look, whole_diffs: bool) -> list[str]:
     others = [result for result in node.results if result.status in ("failed", "skipped")]
-    count = len(node.changes)
+    count = node.change_count
     told = f"{count} change{'' if count == 1 else 's'}" if count else "no change"
     name = f"{node.node}  ({node.role})" if node.role else node.node
     head = look.paint(name, "bold") + " " * max(48 - len(name), 2)

@@ -7,11 +7,11 @@ import io
 import pytest
 from pgha.common.errors import Problem
 from pgha.common.results import ChangeView, ResourceResult, Status
-from pgha.master.cli.follow import Follower
+from pgha.master.cli.follow import Follower, event
 from pgha.master.cli.screen import ColourChoice, Look, Terminal, duration, look, render_problems, size, table
 from pgha.master.cli.show_plan import render_plan, sign
 from pgha.master.cli.show_status import render_status
-from pgha.master.progress import End, NodePlan, Plan, Step
+from pgha.master.progress import End, Gate, NodePlan, Plan, Step
 
 
 def test_colour_needs_a_terminal() -> None:
@@ -143,3 +143,27 @@ def test_a_step_on_a_terminal_has_one_line_until_it_ends() -> None:
     first, second = err.getvalue().split("\x1b[1A\x1b[0J")
     assert first.split() == ["n", "etcd", "started"]
     assert second.split() == ["n", "etcd", "done"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        (Gate(step="etcd", gate="all vote", state="waiting", reason="a is silent"), "until all vote; now: a is silent"),
+        (Gate(step="etcd", gate="all vote", state="failed", reason="a is silent"), "all vote; now: a is silent"),
+        (Gate(step="etcd", gate="all vote", state="open"), "all vote"),
+    ],
+)
+def test_a_gate_says_what_it_waits_for_and_what_is_instead(gate: Gate, told: str) -> None:
+    assert event(gate, Look()).split(f" {gate.state}")[1].strip() == told
+
+
+def test_a_plan_counts_resources_as_the_end_of_an_apply_does() -> None:
+    changes = (ChangeView(what="mode", before="0644", after="0640"), ChangeView(what="owner", before="a", after="b"))
+    result = ResourceResult(resource="file:/x", document="etcd", status=Status.PLANNED, changes=changes)
+    skipped = ResourceResult(resource="file:/y", document="etcd", status=Status.SKIPPED)
+    node = NodePlan(node="n", results=(result, skipped))
+    plan = Plan(cluster="prod", definition="7f3a1c", nodes=(node, node.model_copy(update={"node": "m"})))
+    assert plan.change_count == 2
+    lines = render_plan(plan, Look())
+    assert lines[-1] == "Plan: 2 to change, 0 unchanged."
+    assert len([line for line in lines if line.startswith("  ~")]) == 2
