@@ -21,6 +21,7 @@ from ..common.clock import SystemClock
 from ..common.cluster import Cluster, Node
 from ..common.errors import DefinitionError, Problem, UserError
 from ..common.names import is_cluster_name, is_node_name
+from ..common.paths import Paths
 from ..common.settings import check, known_keys, nearest
 from ..common.yamltext import Document, KeyPath, parse, read_file
 from . import rules
@@ -50,7 +51,7 @@ def find(name: str, clusters: Path) -> Path:
 
     Raises UserError when there is none, with the names there are.
     """
-    if "/" in name or name.endswith((".yml", ".yaml")):
+    if is_path(name):
         return Path(name)
     path = clusters / f"{name}.yml"
     if is_cluster_name(name) and path.is_file():
@@ -58,13 +59,28 @@ def find(name: str, clusters: Path) -> Path:
     there = sorted(p.stem for p in clusters.glob("*.yml"))
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
     known = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(there)}." if there else ""
-    raise UserError(f"No cluster '{name}': {path} does not exist. {known or 'Write it, or give the path of a file.'}")
+    other = ", or set PGHA_ROOT if its files are elsewhere" if clusters == Paths(Path("/")).clusters else ""
+    advice = f"{known} " if known else ""
+    raise UserError(f"No cluster '{name}': {path} does not exist. {advice}Write it, or give the path of a file{other}.")
 
 
 def read(name: str, clusters: Path) -> tuple[str, str]:
     """Path and text of the definition that `name` means. Raises UserError, DefinitionError."""
     path = find(name, clusters)
     return str(path), read_file(path)
+
+
+def insist(name: str, path: str, cluster: Cluster) -> None:
+    """Raises UserError when a cluster was asked for by name and the file at `path` describes another."""
+    if not is_path(name) and cluster.name != name:
+        raise UserError(
+            f"{path} describes the cluster '{cluster.name}', not '{name}'. Rename the file to {cluster.name}.yml, "
+            f"or write in it  cluster: {name}"
+        )
+
+
+def is_path(name: str) -> bool:
+    return "/" in name or name.endswith((".yml", ".yaml"))
 
 
 def _schema(document: Document) -> list[Problem]:

@@ -7,6 +7,7 @@ reached is told with what to do about it.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,20 +75,30 @@ def _connect(path: Path) -> socket.socket:
         connection.connect(str(path))
     except OSError as error:
         connection.close()
-        raise Unreachable(_reason(path, error)) from None
+        raise Unreachable(reason(path, error)) from None
     return connection
 
 
-def _reason(path: Path, error: OSError) -> str:
+def reason(path: Path, error: OSError) -> str:
+    """What went wrong with the socket at `path`, and what to do about it."""
     if isinstance(error, FileNotFoundError):
-        return f"The master does not run here: {path} does not exist. Start it: systemctl start pgha-master"
+        return f"The master does not run here: {path} does not exist. {_start(path)}"
     if isinstance(error, ConnectionRefusedError):
-        return f"The master does not answer on {path}. See  systemctl status pgha-master"
+        return f"The master does not answer on {path}. {_start(path)}"
     if isinstance(error, PermissionError):
         return f"You may not use the master: no permission for {path}. Use sudo, or join the group that owns it."
     if isinstance(error, TimeoutError):
-        return f"The master did not answer on {path} within {CONNECT_TIMEOUT_S:.0f} s. See  journalctl -u pgha-master"
-    return f"The master cannot be reached on {path}: {error.strerror or error}. See  systemctl status pgha-master"
+        return f"The master did not answer on {path} within {CONNECT_TIMEOUT_S:.0f} s. Its log says why."
+    return f"The master cannot be reached on {path}: {error.strerror or error}. {_start(path)}"
+
+
+def _start(path: Path) -> str:
+    """A master of a folder of its own is no service of this machine."""
+    from ...common.paths import Paths
+
+    if path == Paths(Path("/")).admin_socket:
+        return "Start it: systemctl start pgha-master, or set PGHA_ROOT if its files are elsewhere."
+    return f"Start it: PGHA_ROOT={shlex.quote(str(path.parents[2]))} pgha-master serve"
 
 
 def _decoder() -> Callable[[bytes], Line]:

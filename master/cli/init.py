@@ -21,5 +21,6 @@ def command(screen: Terminal, listen: str) -> None:
         screen.document("init", "", made)
         return
     for key, value in made.items():
-        screen.result(f"{key.replace('_', ' ')}: {value}")
+        if key != "created":  # a person needs the fingerprint; a script may need to know
+            screen.result(f"{key}: {value}")
     screen.progress("Next:  systemctl enable --now pgha-master, then  pgha-master keys token")

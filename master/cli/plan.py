@@ -24,7 +24,7 @@ def definition(name: str) -> dict[str, object]:
     from .. import inventory
 
     path, text = inventory.read(name, Paths.from_environment().clusters)
-    inventory.load(path, text)
+    inventory.insist(name, path, inventory.load(path, text)[0])
     return {"path": path, "text": text}
 
 

@@ -97,6 +97,7 @@ class Answers:
     def __init__(self, screen: Terminal, fold: bool) -> None:
         self._screen, self._fold = screen, fold
         self._said: dict[str, list[str]] = defaultdict(list)
+        self._spoke: set[str] = set()
         self.nodes: dict[str, NodeDone] = {}
 
     def take(self, line: Line) -> bool:
@@ -108,6 +109,7 @@ class Answers:
         return line.kind in ("output", "node_done")
 
     def _output(self, line: Output) -> None:
+        self._spoke.add(line.node)
         for text in line.text.splitlines():
             if self._fold:
                 self._said[line.node].append(text)
@@ -117,17 +119,18 @@ class Answers:
 
     def _done(self, line: NodeDone) -> None:
         self.nodes[line.node] = line
-        for key, value in line.data.items():
+        data = {} if line.node in self._spoke else line.data  # what has printed its own answer has said it all
+        for key, value in data.items():
             shown = value if isinstance(value, str) else json.dumps(value)
             if self._fold:
                 self._said[line.node].append(f"{key}: {shown}")
             else:
                 self._screen.result(f"{line.node}  {key}: {shown}")
         if not _ok(line):
-            code = f" exit code {line.exit_code}" if line.exit_code else ""
-            told = f"  {line.message}" if line.message else ""
+            code = f", exit code {line.exit_code}" if line.exit_code else ""
+            told = f": {line.message}" if line.message not in ("", line.state) else ""
             self._screen.progress(f"{line.node}  {self._screen.look_err.paint(line.state + code, 'red')}{told}")
-        elif not line.data and line.message and not self._fold:
+        elif not data and line.message and not self._fold:
             self._screen.result(f"{line.node}  {line.message}")
 
     def folded(self) -> list[str]:

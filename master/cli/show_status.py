@@ -55,7 +55,7 @@ def _head(view: View, look: Look) -> list[str]:
     told = look.paint(verdict, VERDICT_STYLE.get(verdict, ""))
     for severity in ("critical", "warning"):
         count = sum(1 for finding in findings if finding.get("severity") == severity)
-        told += f", {count} {severity}" if count else ""
+        told += f", {count} {severity}{'s' if severity == 'warning' and count > 1 else ''}" if count else ""
     versions = [f"{label} {view[key]}" for label, key in _VERSIONS if view.get(key)]
     name = look.paint(_text(view, "cluster"), "bold")
     lines = ["   ".join([name, *versions, told, f"as of {_age(view.get('as_of_s'))} ago"])]

@@ -29,6 +29,7 @@ def command(screen: Terminal, definition: str) -> None:
     path, text = inventory.read(definition, Paths.from_environment().clusters)
     try:
         cluster, problems = inventory.load(path, text)
+        inventory.insist(definition, path, cluster)
     except DefinitionError as error:
         if not screen.as_json:
             raise

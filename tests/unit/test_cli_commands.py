@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
 from pgha.master.cli import exits
+from pgha.master.cli.client import reason
 from pgha.master.cli.main import COMMANDS, cli
 from pgha.master.progress import End, Gate, NodeDone, NodePlan, Note, Output, Plan, Resource, Started, Step
 from pydantic import BaseModel
@@ -171,10 +172,33 @@ def test_validate_gives_the_problems_as_json(root: Path) -> None:
     assert [p["code"] for p in document["data"]["problems"]] == ["C002"]
 
 
-def test_without_a_daemon_the_way_to_start_it_is_told_and_the_exit_code_is_eight() -> None:
+def test_without_a_daemon_the_way_to_start_it_is_told_and_the_exit_code_is_eight(root: Path) -> None:
     result = run("status")
     assert result.exit_code == 8
-    assert "systemctl start pgha-master" in result.stderr
+    assert f"Start it: PGHA_ROOT={root} pgha-master serve" in result.stderr
+
+
+def test_the_service_is_started_by_systemd_unless_the_master_has_a_folder_of_its_own() -> None:
+    told = reason(Path("/run/pgha/admin.sock"), FileNotFoundError())
+    assert "systemctl start pgha-master, or set PGHA_ROOT" in told
+    assert "systemctl" not in reason(Path("/a b/run/pgha/admin.sock"), ConnectionRefusedError())
+    assert "PGHA_ROOT='/a b' pgha-master serve" in reason(Path("/a b/run/pgha/admin.sock"), FileNotFoundError())
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "apply"])
+def test_a_file_that_describes_another_cluster_is_refused(daemon: Daemon, root: Path, command: str) -> None:
+    path = root / "etc/pgha/clusters/test.yml"
+    path.write_text(GOOD)
+    result = run(command, "test")
+    assert result.exit_code == 2
+    assert f"{path} describes the cluster 'prod', not 'test'" in result.stderr
+    assert daemon.asked == []
+    assert run("validate", str(path)).exit_code == 0
+
+
+def test_init_tells_what_a_person_needs(root: Path) -> None:
+    lines = run("init").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["fingerprint", "listen", "clusters"]
 
 
 def test_a_socket_nobody_listens_on_is_told_apart_from_none(root: Path) -> None:
@@ -337,6 +361,12 @@ def test_status_shows_a_cluster_node_by_node(daemon: Daemon) -> None:
     assert lines[-1].strip() == "fix: systemctl start etcd"
 
 
+def test_several_warnings_are_told_as_several(daemon: Daemon) -> None:
+    finding = {"severity": "warning", "text": "x"}
+    daemon.answers["status"] = [End(data={**STATUS, "findings": [finding, finding]})]
+    assert "degraded, 2 warnings   as of" in run("status", "prod").stdout
+
+
 def test_status_without_a_cluster_has_a_row_for_each(daemon: Daemon) -> None:
     daemon.answers["status"] = [End(data={"clusters": [STATUS, {**STATUS, "cluster": "test", "verdict": "not built"}]})]
     lines = run("status").stdout.splitlines()
@@ -385,6 +415,22 @@ def test_run_calls_a_function_with_its_arguments(daemon: Daemon) -> None:
     assert daemon.asked[0][1]["function"] == "service.status"
     assert daemon.asked[0][1]["args"] == ["patroni"]
     assert result.stdout == "a  active: active\na  pid: 7\n"
+
+
+def test_run_says_once_that_a_node_failed(daemon: Daemon) -> None:
+    failed = NodeDone(node="a", state="failed", exit_code=1, message="failed")
+    daemon.answers["run"] = [failed, failed.model_copy(update={"node": "b", "message": "no such unit"}), End(exit=1)]
+    lines = run("run", "*", "ping").stderr.splitlines()
+    assert lines[:2] == ["a  failed, exit code 1", "b  failed, exit code 1: no such unit"]
+
+
+@pytest.mark.parametrize("fold", [[], ["--fold"]])
+def test_a_function_that_prints_its_answer_is_not_told_twice(daemon: Daemon, fold: list[str]) -> None:
+    done = NodeDone(node="a", state="done", exit_code=0, data={"members": [1]})
+    daemon.answers["run"] = [Output(node="a", stream="stdout", text="m1 leader\n"), done, End()]
+    shown = run("run", "*", "patroni.list", *fold).stdout
+    assert "m1 leader" in shown
+    assert "members" not in shown
 
 
 @pytest.mark.parametrize(

@@ -409,3 +409,11 @@ def test_a_cluster_is_found_by_its_name_and_a_file_by_its_path(tmp_path: Path) -
         inventory.find("prd", tmp_path)
     with pytest.raises(UserError, match="Write it, or give the path"):
         inventory.find("prod", tmp_path / "none")
+
+
+def test_a_definition_that_is_not_there_is_told_with_the_way_to_another_root(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="or set PGHA_ROOT if its files are elsewhere"):
+        inventory.find("no-such-cluster", Path("/etc/pgha/clusters"))
+    with pytest.raises(UserError) as caught:
+        inventory.find("no-such-cluster", tmp_path)
+    assert "PGHA_ROOT" not in str(caught.value)
