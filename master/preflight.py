@@ -11,6 +11,7 @@ from ..common.telemetry import Sample
 from ..states.documents.etcd import METRICS_PORT
 from .store import MinionRow
 
+SSH_PORT = 22
 MIN_DISK_BYTES = 2 * 1024**3
 MAX_CLOCK_S = 0.5
 
@@ -149,6 +150,18 @@ def taken(node: Node, wanted: Mapping[int, str], listening: Mapping[int, str]) -
         if port in listening
         and owner not in listening[port]
         and not (owner == "patroni" and "python" in listening[port])
+    ]
+
+
+def locked_out(cluster: Cluster, node: Node, listening: Mapping[int, str]) -> list[str]:
+    """An sshd that the firewall would cut off: it lets in port 22 alone."""
+    if cluster.firewall.backend == "none":
+        return []
+    return [
+        f"{node.name}: its sshd listens on port {port}, and the firewall would let in port 22 only; "
+        "let sshd listen on 22, too, or set firewall.backend: none and keep a firewall of yours"
+        for port, owner in sorted(listening.items())
+        if owner == "sshd" and port != SSH_PORT and "sshd" not in listening.get(SSH_PORT, "")
     ]
 
 

@@ -103,6 +103,7 @@ class Readiness:
             definition = self.cluster.node(node)
             ports = {int(port): str(name) for port, name in listening.items()}
             problems += preflight.taken(definition, preflight.ports(self.cluster, definition), ports)
+            problems += preflight.locked_out(self.cluster, definition, ports)
             sample = self.master.health(self.cluster).node(node).sample
             problems += preflight.foreign(definition, sample, ports)
             if data.get("mirror"):

@@ -59,6 +59,9 @@ class UpgradeFacts:
     reboot_needed: bool = False
 
 
+FRESH = "fresh; what they then name is updated, too"  # it cannot be known before
+
+
 class Upgrade(Resource[UpgradeFacts]):
     """Nothing installed waits for an update of this scope, as far as package lists of at most a day know."""
 
@@ -84,9 +87,9 @@ class Upgrade(Resource[UpgradeFacts]):
         action = UpgradePackages(self.scope, self.hold)
         changes = [Change(package.name, action, package.before, package.after) for package in facts.upgradable]
         if facts.lists_age_s is None:
-            changes.append(Change("package lists", action, "never fetched", "fresh"))
+            changes.append(Change("package lists", action, "never fetched", FRESH))
         elif facts.lists_age_s > LISTS_MAX_AGE_S:
-            changes.append(Change("package lists", action, f"{facts.lists_age_s / 3600:.0f} hours old", "fresh"))
+            changes.append(Change("package lists", action, f"{facts.lists_age_s / 3600:.0f} hours old", FRESH))
         return changes
 
     def note(self, facts: UpgradeFacts) -> str:

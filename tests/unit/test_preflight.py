@@ -175,3 +175,12 @@ def test_a_postgresql_that_pgha_did_not_set_up_is_nobodys_to_stop() -> None:
         assert f"PostgreSQL runs here on port {port}, and pgha did not set it up" in problem
     assert "HAProxy runs here on port 443" in preflight.foreign(node, bare, {443: "haproxy"})[0]
     assert preflight.foreign(node, living, {5432: "postgres", 5433: "haproxy"}) == []
+
+
+def test_an_sshd_that_the_firewall_would_cut_off_is_found() -> None:
+    cluster = three_nodes()
+    node = cluster.node("pg-node1")
+    (problem,) = preflight.locked_out(cluster, node, {2222: "sshd", 9100: "node_exporter"})
+    assert problem.startswith("pg-node1: its sshd listens on port 2222")
+    assert preflight.locked_out(cluster, node, {22: "sshd", 2222: "sshd"}) == []
+    assert preflight.locked_out(three_nodes(firewall={"backend": "none"}), node, {2222: "sshd"}) == []
