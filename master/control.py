@@ -28,6 +28,7 @@ from .setup import open_socket_to_group
 log = logging.getLogger("pgha.control")
 
 _REQUEST_LIMIT = 4 * 1024 * 1024
+STOPPING = End(exit=8, message="the master was stopped; what it had begun on the nodes ends there; then apply again")
 
 
 class Arguments(BaseModel):
@@ -60,6 +61,7 @@ class Control:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._server: asyncio.AbstractServer | None = None
+        self._clients: set[asyncio.Task[None]] = set()
 
     async def taken(self) -> bool:
         """Whether a living daemon answers there. What a dead one left behind is removed."""
@@ -76,12 +78,15 @@ class Control:
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await _serve(verbs, reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass  # the client went away; what it began goes on
-            finally:
-                writer.close()
+            serving = asyncio.create_task(_serve(verbs, reader, writer))
+            self._clients.add(serving)
+            await asyncio.wait([serving])
+            self._clients.discard(serving)
+            if serving.cancelled():
+                writer.write(STOPPING.model_dump_json().encode() + b"\n")
+            elif isinstance(error := serving.exception(), Exception) and not isinstance(error, ConnectionError):
+                raise error  # a client that went away only stopped watching
+            writer.close()
 
         before = os.umask(0o177)
         try:
@@ -94,6 +99,11 @@ class Control:
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
+        for client in self._clients:
+            client.cancel()
+        if self._clients:
+            await asyncio.wait(self._clients)
+            await asyncio.sleep(0)  # what was said last is on its way
 
 
 async def _serve(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
