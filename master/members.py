@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..common.cluster import Cluster
+from ..states.documents import etcd
 from .fleet import Failed, Fleet
 from .observed import ClusterHealth
 from .replacement import Replacement, no_votes, replacement
 from .report import Report
 from .seams import Headquarters
+
+NOTE = "etcd_joins:"
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Members:
     report: Report
     nodes: frozenset[str]
     rejoins: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)  # by an apply that did not come to its end
 
     def lost(self, health: ClusterHealth) -> Replacement | None:
         """The member to replace, if that was asked for."""
@@ -37,16 +41,17 @@ class Members:
         health = self.master.health(self.cluster)
         if no_votes(health):
             await self._forget_the_former_life()
+        self.joined |= {name for name in await self._noted() if health.node(name).etcd in ("leader", "follower")}
         lost = self.lost(health)
         if lost is None:
             return
         since = self.master.clock.monotonic()
-        await self.master.store.note(self.cluster.name, f"etcd_joins:{lost.node}", "yes")
+        await self.master.store.note(self.cluster.name, NOTE + lost.node, "yes")
         self.rejoins.add(lost.node)
+        if lost.runs:  # else it would found its cluster once more as soon as it is removed, or join under its old id
+            await self._reset(lost.node)
         if lost.added_already:
             return
-        if lost.runs:  # else it would found its cluster once more as soon as it is removed
-            await self._stop_etcd(lost.node)
         arguments = (lost.member_id or "-", lost.node, lost.peer_url)
         answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 30.0))[lost.via]
         detail = f"{lost.node} is a new member of etcd, by {lost.via}" if answer.ok else answer.why()
@@ -55,13 +60,22 @@ class Members:
             raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
         self.report.counts["changed"] += 1
 
+    async def settled(self, node: str) -> None:
+        """It is a member with data now; from here on its configuration must not let an empty disk join again."""
+        await self.master.store.note(self.cluster.name, NOTE + node, None)
+
+    async def _noted(self) -> set[str]:
+        notes = await self.master.store.notes(self.cluster.name)
+        known = {node.name for node in self.cluster.etcd_nodes}
+        return {key.removeprefix(NOTE) for key in notes if key.startswith(NOTE)} & known & self.nodes
+
     async def _forget_the_former_life(self) -> None:
         """Who joined the cluster that was here before is a founder of the new one, like all others."""
         for key in await self.master.store.notes(self.cluster.name):
-            if key.startswith("etcd_joins:"):
+            if key.startswith(NOTE):
                 await self.master.store.note(self.cluster.name, key, None)
 
-    async def _stop_etcd(self, node: str) -> None:
-        answer = (await self.fleet.call("cmd", {node: ("systemctl", "stop", "etcd")}, 60.0))[node]
+    async def _reset(self, node: str) -> None:
+        answer = (await self.fleet.call("etcd.reset", {node: (etcd.DATA,)}, 60.0))[node]
         if not answer.ok:
             raise Failed(f"etcd: {node} has lost its data, and its etcd could not be stopped: {answer.why()}")

@@ -76,6 +76,8 @@ class Rollout:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
                 await self._stage(stage, results)
+                if "etcd" in stage.documents:
+                    await self._settle_members(stage)
             if not self.only or (self.report.counts["changed"] and self._led):
                 await self._verify(changed=self.report.counts["changed"] > 0)
         except Failed as error:
@@ -175,6 +177,14 @@ class Rollout:
                 await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, wave)
             elif not is_fresh(health):
                 await self._gate(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
+
+    async def _settle_members(self, stage: Stage) -> None:
+        """A new member starts once more, as one that an empty disk could not make join again under its old id."""
+        for node in sorted(self.members.rejoins | self.members.joined):
+            await self._gate(stage.name, "etcd can spare the member", spares([node]), 60.0, ())
+            await self.members.settled(node)
+            await self._wave(stage, [node])
+            await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, [node])
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
         documents = [d for d in stage.documents if not self.only or d in self.only]

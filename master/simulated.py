@@ -105,8 +105,10 @@ class World:
         if function == "ping":
             return Outcome(ok=True)
         self.calls.append((name, function, tuple(arguments)))
-        if function == "cmd":
-            return self._command(node, arguments)
+        if function == "etcd.reset":
+            node.system.perform(Unit("stop", "etcd"))
+            node.member_id = ""
+            return Outcome(ok=True, exit_code=0)
         if function == "preflight":
             return Outcome(ok=True, data={"listening": node.listening, "mirror": node.mirror})
         if function == "write_probe":
@@ -121,12 +123,6 @@ class World:
         if function == "etcd.replace":
             return self._replace(*arguments)
         return Outcome(ok=False, message=f"there is no function {function}")
-
-    def _command(self, node: SimulatedNode, argv: Sequence[str]) -> Outcome:
-        if tuple(argv) != ("systemctl", "stop", "etcd"):
-            return Outcome(ok=False, exit_code=127, message=f"{argv[0]}: not found")
-        node.system.perform(Unit("stop", "etcd"))
-        return Outcome(ok=True, exit_code=0)
 
     # ---- the daemons
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..common.errors import UserError
 from ..common.results import Outcome
+from ..states.action import Remove, Unit
 from ..states.system import System
 from .preflight import listening, mirror
 from .probe_write import write_probe
@@ -96,6 +97,18 @@ def _etcd_health(request: Call, system: System, output: Emit, cancelled: Cancell
     return _ask(system, output, (*_etcdctl(system), "endpoint", "health", "--cluster"))
 
 
+def _etcd_reset(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
+    """Stop etcd and take away what is left of a member that lost its votes, before it starts as a new one.
+
+    Only ever asked for a member that has no write-ahead log: whatever came up there meanwhile is not that member.
+    """
+    if request.arguments != (ETCD_DATA,):
+        raise UserError(f"etcd.reset takes {ETCD_DATA}")
+    system.perform(Unit("stop", "etcd"))
+    system.perform(Remove(ETCD_DATA, tree=True))
+    return Outcome(ok=True, exit_code=0)
+
+
 def _etcd_replace(request: Call, system: System, output: Emit, cancelled: Cancelled) -> Outcome:
     """Remove a member that lost its disk and add its name anew, as etcd asks for it: never under the old id."""
     if len(request.arguments) != 3:
@@ -116,6 +129,8 @@ def _etcdctl(system: System) -> tuple[str, ...]:
     return etcd.etcdctl(etcd.client_port(system.file(etcd.CONFIG).content or ""))
 
 
+ETCD_DATA = "/var/lib/etcd/pgha"
+
 FUNCTIONS: dict[str, Function] = {
     "ping": _ping,
     "preflight": _preflight,
@@ -124,6 +139,7 @@ FUNCTIONS: dict[str, Function] = {
     "service.status": _service_status,
     "patroni.list": _patroni_list,
     "etcd.health": _etcd_health,
+    "etcd.reset": _etcd_reset,
     "etcd.replace": _etcd_replace,
     "write_probe": _write_probe,
 }

@@ -552,6 +552,8 @@ def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_
     said = built.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err
     assert member() != before
+    configuration = built.ok("witness-node", "cat", "/etc/etcd/etcd.conf.yml")
+    assert "initial-cluster-state: new" in configuration  # so that another empty disk is refused, not taken for it
     wait_until("whole again", lambda: _healthy(built), 30)
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
 

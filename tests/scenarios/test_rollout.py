@@ -399,7 +399,7 @@ def test_a_member_that_lost_only_its_data_is_stopped_before_it_is_replaced(
     lines = built.apply()
     assert end(lines).exit == 0, end(lines).message
     called = [(node, function) for node, function, _ in built.world.calls]
-    assert called[:2] == [("witness-node", "cmd"), ("pg-node1", "etcd.replace")]
+    assert called[:2] == [("witness-node", "etcd.reset"), ("pg-node1", "etcd.replace")]
     assert [m.id for m in built.world.members if m.name == "witness-node"] == ["added-1"]
     assert end(built.apply()).data["changed"] == 0
     transcript("lost_data", narrate(lines))
