@@ -28,7 +28,9 @@ from .setup import open_socket_to_group
 log = logging.getLogger("pgha.control")
 
 _REQUEST_LIMIT = 4 * 1024 * 1024
-STOPPING = End(exit=8, message="the master was stopped; what it had begun on the nodes ends there; then apply again")
+STOPPING = End(
+    exit=8, message="the master was stopped; what it had begun on the nodes ends there: see pgha-master jobs list later"
+)
 
 
 class Arguments(BaseModel):
