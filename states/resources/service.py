@@ -83,7 +83,8 @@ class Service(Resource[UnitFacts]):
 
     def _runs(self, facts: UnitFacts) -> bool:
         # what need not be waited for counts as running as soon as it is on its way
-        return facts.active in ("active", "reloading") or (facts.active == "activating" and not self.wait)
+        underway = () if self.wait else ("activating", "deactivating")  # a restart that is not waited for
+        return facts.active in ("active", "reloading", *underway)
 
     def _start(self, facts: UnitFacts) -> Change:
         return Change(

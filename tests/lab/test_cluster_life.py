@@ -532,7 +532,7 @@ def _with_leader(site: Site, leader: str) -> dict[str, Any]:
     "loss",
     [
         pytest.param("systemctl stop etcd; rm -rf /var/lib/etcd/pgha", id="stopped"),
-        pytest.param("rm -rf /var/lib/etcd/pgha; systemctl kill -s KILL etcd", id="restarted-by-systemd"),
+        pytest.param("systemctl kill -s KILL etcd; rm -rf /var/lib/etcd/pgha", id="restarted-by-systemd"),
     ],
 )
 def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_old_id(built: Site, loss: str) -> None:
