@@ -307,7 +307,7 @@ def test_a_disk_survives_power_loss_and_reboot_but_not_a_wipe(whole: Lab) -> Non
 def test_a_node_that_reboots_by_itself_comes_back_without_its_firewall_of_before(whole: Lab) -> None:
     whole.on("pg-node2", "nft", "add", "table", "inet", "of_before")
     before = whole.nodes()["pg-node2"]["pid"]
-    whole.lab("exec", "pg-node2", "--", "systemctl", "reboot")
+    whole.lab("exec", "pg-node2", "--", "systemctl", "reboot", "--force")
     assert eventually(lambda: whole.nodes()["pg-node2"]["pid"] not in (None, before), 60)
     assert eventually(lambda: whole.nodes()["pg-node2"]["boot"] in ("running", "degraded"), 60)
     assert "of_before" not in whole.on("pg-node2", "nft", "list", "tables")

@@ -157,3 +157,9 @@ def test_requisites_that_make_no_order_stop_the_run_before_it_begins(resources: 
     with pytest.raises(UserError, match=said):
         run(*resources, on=system)
     assert system.performed == []
+
+
+def test_a_unit_that_is_not_waited_for_may_still_be_stopping_after_its_restart() -> None:
+    stopping = UnitFacts(load="loaded", active="deactivating", enabled="enabled")
+    assert Service(unit="etcd", wait=False).plan(stopping) == []
+    assert [change.what for change in Service(unit="etcd").plan(stopping)] == ["state"]
