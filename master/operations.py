@@ -45,9 +45,7 @@ class Operation:
     key: str = ""  # what exactly was asked for; the same request may follow, another may not
     lines: list[Any] = field(default_factory=list)  # of Line
     saved: int = 0
-    ended: bool = False
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
-    cancelled: bool = False
 
     async def emit(self, line: Any) -> None:  # Any: a Line
         """Add a line and let everybody who follows have it."""
