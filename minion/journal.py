@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.errors import HostError
 from ..common.messages import EventKind, OpenJob
+from ..common.sqlite import Connection, open_database
 
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null);
@@ -48,16 +47,8 @@ class StoredEvent:
 class Journal:
     def __init__(self, path: Path) -> None:
         """Open or create. Raises HostError when the disk refuses, with what to do."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            path.chmod(0o600)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise HostError(f"cannot use the journal {path}: {error}; is the disk full or the file damaged?") from None
+        self._db = open_database(path, "journal", (_SCHEMA,))
         self.epoch = self._meta("epoch", os.urandom(8).hex())
         self._acked = int(self._meta("acked", "0"))
         self._interrupt_what_was_running()
@@ -174,7 +165,7 @@ class Journal:
     # ---- below: inside a transaction
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[Connection]:
         with self._lock:
             if self._db.in_transaction:
                 yield self._db

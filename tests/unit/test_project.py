@@ -21,7 +21,7 @@ ROOMS = ("common", "states", "minion", "master")
 OWNERS = {
     "subprocess": {"minion/host.py"},
     "zmq": {"common/bus.py"},
-    "sqlite3": {"master/store.py", "minion/journal.py"},
+    "sqlite3": {"common/sqlite.py"},
 }
 """Module -> the only files that import it. The lab and the tests are no part of the product."""
 

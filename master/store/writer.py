@@ -1,0 +1,89 @@
+"""The one thread that writes: what has queued up while it was busy goes into one transaction (group commit, FULL)."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...common.errors import HostError
+from ...common.sqlite import Connection, SQLError, open_database
+from .schema import STEPS
+
+T = TypeVar("T")
+Work = Callable[[Connection], Any]
+
+
+class Writer:
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises HostError with what to do."""
+        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any], asyncio.AbstractEventLoop] | None] = (
+            queue.SimpleQueue()
+        )
+        self._db = open_database(path, "store", STEPS)
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(10)
+        self._db.close()
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction of the writer; its value after the commit, or what it raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put((work, future, loop))
+        return await future
+
+    read = write  # one connection, one thread: a read sees every write before it
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            batch = [item]
+            while not self._queue.empty() and len(batch) < 200:
+                more = self._queue.get()
+                if more is None:
+                    self._queue.put(None)
+                    break
+                batch.append(more)
+            self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Work, asyncio.Future[Any], asyncio.AbstractEventLoop]]) -> None:
+        outcomes: list[tuple[Any, Exception | None]] = []
+        try:
+            self._db.execute("begin immediate")
+            for work, _, _ in batch:
+                outcomes.append(self._one(work))
+            self._db.execute("commit")
+        except SQLError as error:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            outcomes = [(None, HostError(f"the store does not take the write: {error}"))] * len(batch)
+        for (_, future, loop), (value, failure) in zip(batch, outcomes, strict=True):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, future, value, failure)
+
+    def _one(self, work: Work) -> tuple[Any, Exception | None]:
+        """A savepoint each, so that one failure costs nobody else's write."""
+        self._db.execute("savepoint one")
+        try:
+            value = work(self._db)
+        except Exception as error:  # noqa: BLE001 - handed to the one who asked
+            self._db.execute("rollback to one")
+            self._db.execute("release one")
+            return None, error
+        self._db.execute("release one")
+        return value, None
+
+
+def _resolve(future: asyncio.Future[Any], value: Any, failure: Exception | None) -> None:
+    if future.done():
+        return
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(value)
