@@ -21,7 +21,7 @@ from .plan import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SOURCES = ("common", "states", "minion", "master", "__init__.py", "pyproject.toml", "README.md")
-UNIT = Path("packaging/systemd/pgha-minion.service")
+UNIT = Path("minion/pgha-minion.service")
 _GLIBC = range(17, 42)  # trixie has 2.41; pip wants every older tag by name
 _INSTALL_DEPS = """
 set -eu
@@ -72,7 +72,7 @@ def requirements(pyproject: str) -> tuple[list[str], list[str]]:
 
 def _files() -> Iterator[Path]:
     """The sources of the wheel, in a steady order."""
-    for name in (*SOURCES, str(UNIT)):
+    for name in SOURCES:
         path = CHECKOUT / name
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (p for p in inside if p.is_file() and "__pycache__" not in p.parts)
