@@ -1,33 +1,41 @@
-"""Which nodes a person means: names, globs and roles, put together with `and`, `or`, `not` and parentheses.
+"""Which nodes a person means: names, facts and telemetry, put together with `and`, `or`, `not` and parentheses.
 
     pg-node1          a node, or every node of the cluster of that name
     pg-*,witness-*    any of these (no spaces around the comma)
     role:leader       leader, replica, sync, witness, data, etcd, proxy; also role:leader,witness
-    region:eu-*       cluster:prod
+    region:eu-*       cluster:prod  host:*.example.org  os:debian-13,ubuntu*  arch:amd64  pgha:0.1*
+    tag:nofailover    tag:failover_priority=100: Patroni's tags, as the definition sets them
+    state:connected   offline
+    lag>10MB          disk >= 80%  cert<30d  pg<18.4: see comparisons.py
     all  *            every node
     prod and not (role:leader or region:us-*)
 
 `not` binds tighter than `and`, `and` tighter than `or`. Pure: it matches the nodes it is given and asks nobody.
+What is not known of a node matches nothing, so it does match the same with `not` before it.
 An empty match is an empty list; the caller makes that an error, for a command that reaches nobody is never a success.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
 from typing import NoReturn
 
+from ..common.cluster import Tags
 from ..common.errors import UserError
+from ..common.facts import HostFacts
+from .comparisons import Known, amount, check_sign, comparison, measure, near
 
 ROLES = ("leader", "replica", "sync", "witness", "data", "etcd", "proxy")
-KEYS = ("role", "region", "cluster")
+STATES = ("connected", "offline")
+TAGS = tuple(Tags.model_fields)
 _TOKEN = re.compile(
     r"\s*(?:(?P<paren>[()])"
-    r"|(?P<compare>(?!(?:and|or|not)\b)[A-Za-z_]+\s*(?:[<>]=?|!=|==?)\s*\S*)"
-    r"|(?P<word>[^\s()<>=]+))"
+    r"|(?P<comparison>(?P<name>(?!(?:and|or|not)(?![\w-]))[A-Za-z_][\w-]*)\s*"
+    r"(?P<sign>[<>=!]+)\s*(?P<value>[^\s()<>=!,]*))"
+    r"|(?P<word>(?:[^\s()<>=]*,)?tag:[^\s()<>]+|[^\s()<>=]+))"
 )
 _DEPTH = 50
 
@@ -44,23 +52,45 @@ class TargetError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class TargetNode:
-    """A node as it can be meant. `roles` are words of ROLES: what it is for, and what it is at this moment."""
+    """A node as it can be meant. `roles` are words of ROLES: what it is for, and what it is at this moment.
+
+    `tags` are those of TAGS that have a value, as text; `true` and `false` are lower case.
+    """
 
     name: str
     cluster: str = ""
     region: str = ""
     roles: frozenset[str] = frozenset()
     connected: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    known: Known = field(default_factory=Known, hash=False)
 
 
 Test = Callable[[TargetNode], bool]
 
 
+def _of_facts(read: Callable[[HostFacts], tuple[str, ...]]) -> Callable[[TargetNode], tuple[str, ...]]:
+    return lambda node: read(node.known.facts) if node.known.facts else ()
+
+
+_TEXTS: dict[str, Callable[[TargetNode], tuple[str, ...]]] = {
+    "region": lambda node: (node.region,),
+    "cluster": lambda node: (node.cluster,),
+    "host": _of_facts(lambda facts: (facts.hostname,)),
+    "os": _of_facts(lambda facts: (f"{facts.os_id}-{facts.os_version}", facts.os_id, facts.os_codename)),
+    "arch": _of_facts(lambda facts: (facts.architecture,)),
+    "pgha": _of_facts(lambda facts: (facts.pgha_version,)),
+}
+"""Key -> the texts of a node of which a glob must match one."""
+KEYS = ("role", "state", "tag", *_TEXTS)
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
-    kind: str  # paren, word, end
+    kind: str  # paren, comparison, word, end
     text: str
     at: int  # index from 0
+    found: re.Match[str] | None = None
 
 
 def match(expression: str, nodes: Sequence[TargetNode]) -> list[str]:
@@ -96,15 +126,14 @@ class _Parser:
         tokens, at, text = [], 0, self._expression.rstrip()
         while at < len(text):
             found = _TOKEN.match(text, at)
-            if found is None or found.lastgroup is None:
+            if found is None:
                 bad = at + len(text[at:]) - len(text[at:].lstrip())
-                self._fail(bad, f"unexpected {text[bad]!r}")
-            start = found.start(found.lastgroup)
-            if found.lastgroup == "compare":
-                self._fail(
-                    start, f"comparisons such as {found['compare']!r} are not supported; use role:, region:, names"
+                hint = (
+                    "; a comparison is one name, a sign and one value, such as lag>10MB" if text[bad] in "<>=" else ""
                 )
-            tokens.append(_Token(found.lastgroup, found[found.lastgroup], start))
+                self._fail(bad, f"unexpected {text[bad]!r}{hint}")
+            kind = next(group for group in ("paren", "comparison", "word") if found[group])
+            tokens.append(_Token(kind, found[kind], found.start(kind), found))
             at = found.end()
         return [*tokens, _Token("end", "", len(text))]
 
@@ -146,7 +175,21 @@ class _Parser:
         if token.kind == "paren" or token.text in ("and", "or"):
             self._fail(token.at, f"expected a name, role:, region: or cluster: and found {token.text!r}")
         self._next += 1
-        return self._any_of(token)
+        return self._comparison(token.found) if token.kind == "comparison" and token.found else self._any_of(token)
+
+    def _comparison(self, found: re.Match[str]) -> Test:
+        name, sign, text = found["name"], found["sign"], found["value"]
+        at = "name"
+        try:
+            measure(name)
+            at = "sign"
+            check_sign(sign)
+            at = "value"
+            amount(name, text)
+        except ValueError as error:
+            self._fail(found.start(at), str(error))
+        holds = comparison(name, sign, text)
+        return lambda node: holds(node.known)
 
     def _any_of(self, token: _Token) -> Test:
         """`a,b,c`; a part without a key has the key of the part before it: role:leader,witness means two roles."""
@@ -162,17 +205,39 @@ class _Parser:
 
     def _one(self, key: str, value: str, at: int) -> Test:
         if key == "":
-            everyone = value == "all"
-            return lambda node: everyone or fnmatchcase(node.name, value) or (node.cluster == value)
-        if key == "region":
-            return lambda node: fnmatchcase(node.region, value)
-        if key == "cluster":
-            return lambda node: fnmatchcase(node.cluster, value)
-        if key != "role":
-            self._fail(at, f"unknown key {key!r}{_near(key, KEYS)}; known: {', '.join(KEYS)}")
-        if value not in ROLES:
-            self._fail(at, f"unknown role {value!r}{_near(value, ROLES)}; known: {', '.join(ROLES)}")
+            everyone, named = value == "all", self._glob(value, at)
+            return lambda node: everyone or named(node.name) or node.cluster == value
+        if key in _TEXTS:
+            texts, fits = _TEXTS[key], self._glob(value, at)
+            return lambda node: any(text != "" and fits(text) for text in texts(node))
+        if key == "tag":
+            return self._tag(value, at)
+        if key == "state":
+            self._among(value, STATES, "state", at)
+            return lambda node: node.connected == (value == "connected")
+        self._among(key, KEYS, "key", at)
+        self._among(value, ROLES, "role", at)
         return lambda node: value in node.roles
+
+    def _tag(self, text: str, at: int) -> Test:
+        """`name=glob`, or a name alone: it is set, and not to false."""
+        name, equals, value = text.partition("=")
+        self._among(name, TAGS, "tag", at)
+        if not equals:
+            return lambda node: node.tags.get(name, "false") != "false"
+        fits = self._glob(value, at)
+        return lambda node: name in node.tags and fits(node.tags[name])
+
+    def _among(self, word: str, known: Sequence[str], what: str, at: int) -> None:
+        if word not in known:
+            self._fail(at, f"unknown {what} {word!r}{near(word, known)}; known: {', '.join(known)}")
+
+    def _glob(self, pattern: str, at: int) -> Callable[[str], bool]:
+        try:
+            fits = re.compile(translate(pattern)).match
+        except re.error:
+            self._fail(at, f"{pattern!r} is no pattern; * and ? and [a-z] are known")
+        return lambda text: fits(text) is not None
 
     def _peek(self) -> _Token:
         return self._tokens[self._next]
@@ -186,8 +251,3 @@ class _Parser:
 
     def _fail(self, index: int, message: str) -> NoReturn:
         raise TargetError(self._expression, index + 1, message)
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
