@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import click
 
@@ -31,8 +31,9 @@ def main() -> None:
 @click.option("--fingerprint", required=True, metavar="F", help="The master's key: pgha-master keys list shows it.")
 @click.option("--name", metavar="NODE", help="This host's name in the cluster definition. Default: its host name.")
 @click.option("--token", default="", metavar="T", help="From pgha-master keys token: accepted without asking.")
+@click.option("--token-from", type=click.File(), metavar="FILE", help="Read the token from FILE, - for stdin.")
 @click.option("--start/--no-start", default=True, help="Enable and start pgha-minion.service (default).")
-def enrol(master: str, fingerprint: str, name: str | None, token: str, start: bool) -> None:
+def enrol(master: str, fingerprint: str, name: str | None, token: str, token_from: IO[str] | None, start: bool) -> None:
     """Make this host's key, ask the master to accept it, and start the daemon.
 
     Exit codes: 0 the request reached the master (accepted or pending), 1 it did not or was rejected, 2 usage.
@@ -49,6 +50,8 @@ def enrol(master: str, fingerprint: str, name: str | None, token: str, start: bo
     if not is_node_name(name):
         _fail(f"{name!r} is no node name; expected lower-case letters, digits and '-'; use --name", 2)
     paths = MinionPaths(Paths.from_environment())
+    if token_from is not None:  # what stands in an argument, every user of the host can read
+        token = token_from.read(1000).strip()
     try:
         settings = Settings(master=with_port(master), fingerprint=fingerprint, name=name, token=token)
         keys = load_or_create(paths.key)

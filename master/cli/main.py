@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "init": "Prepare this machine to be a master.",
     "serve": "Run the master in the foreground.",
     "validate": "Check a cluster's definition, offline.",
+    "enrol": "Install pgha on the nodes of a cluster over SSH, and let them in.",
     "keys": "Accept, reject and revoke the keys of minions.",
     "plan": "Show what an apply would change.",
     "apply": "Bring a cluster to its definition.",
@@ -28,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "jobs": "Look at what runs and what ran.",
     "certs": "List certificates, issue them to clients.",
     "secrets": "List, reveal and set the secrets of a cluster.",
+    "audit": "Show who asked for what; check that record.",
     "help": "Explain a command or a topic.",
 }
 """Command -> its one line of help. The command itself is `pgha.master.cli.NAME`, attribute `command`."""

@@ -67,7 +67,8 @@ async def token(master: Master, request: Request) -> AsyncIterator[Any]:
     await master.store.put_token(identity, secret, wanted.name, master.clock.now() + wanted.ttl_s)
     where = reached_at(master.listen)
     command = f"pgha-minion enrol --master {where} --fingerprint {master.fingerprint} --token {identity}.{secret}"
-    yield End(data={"token": f"{identity}.{secret}", "command": command, "name": wanted.name, "ttl_s": wanted.ttl_s})
+    data = {"token": f"{identity}.{secret}", "command": command, "master": where}
+    yield End(data={**data, "name": wanted.name, "ttl_s": wanted.ttl_s})
 
 
 def reached_at(listen: str) -> str:
