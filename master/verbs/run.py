@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ...common.errors import UserError
+from .. import targeting
 from ..control import Arguments, Request
 from ..fleet import Fleet
 from ..operations import Operation
 from ..progress import End
 from ..server import Master
-from ..targets import TargetNode, match
+from ..targets import match
 
 FUNCTIONS = ("ping", "facts", "cmd", "service.status", "patroni.list", "etcd.health", "write_probe")
 EXIT_EMPTY, EXIT_PARTLY = 5, 4
@@ -35,7 +36,7 @@ async def run(master: Master, request: Request) -> AsyncIterator[Any]:
     arguments = wanted.argv if function == "cmd" and wanted.argv else wanted.args
     if function == "cmd" and not arguments:
         raise UserError("no command given; write it after --, such as: pgha-master run '*' -- uptime")
-    nodes = match(wanted.target, _fleet(master))
+    nodes = match(wanted.target, targeting.nodes(master))
     if not nodes:
         yield End(exit=EXIT_EMPTY, message=f"no accepted minion matches {wanted.target!r}")
         return
@@ -57,24 +58,3 @@ async def run(master: Master, request: Request) -> AsyncIterator[Any]:
     operation = await master.operations.start(what[:200], "", request.who, work, tuple(nodes))
     async for line in master.operations.follow(operation):
         yield line
-
-
-def _fleet(master: Master) -> list[TargetNode]:
-    """Every accepted minion, with what its cluster and the newest telemetry say of it."""
-    nodes = {
-        name: TargetNode(name=name, cluster="", region="", roles=frozenset(), connected=master.hub.connected(name))
-        for name in sorted(master.hub.accepted())
-    }
-    for cluster in master.clusters.values():
-        judged = master.health(cluster)
-        for node in cluster.nodes:
-            if node.name in nodes:
-                roles = {judged.node(node.name).role, *(role.value for role in node.role)} - {""}
-                nodes[node.name] = TargetNode(
-                    name=node.name,
-                    cluster=cluster.name,
-                    region=node.region,
-                    roles=frozenset(roles),
-                    connected=master.hub.connected(node.name),
-                )
-    return list(nodes.values())
