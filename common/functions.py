@@ -7,6 +7,7 @@ A function is data here: what it takes, who may call it, and what it can take do
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +17,35 @@ from .errors import UserError
 Role = Literal["viewer", "operator", "admin"]
 
 
+WHOLE_HOST = frozenset({"*"})
+_POWER = re.compile(r"systemd-(reboot|poweroff|halt|kexec|soft-reboot|suspend|hibernate)")
+_PACKAGES = (
+    (re.compile(r"postgresql-(\d+|common)"), frozenset({"patroni", "postgresql"})),
+    (re.compile(r"patroni|python3-(etcd|psycopg2)"), frozenset({"patroni"})),
+    (re.compile(r"etcd(-server)?"), frozenset({"etcd"})),
+    (re.compile(r"haproxy"), frozenset({"haproxy"})),
+)
+
+
 def _nothing(arguments: Sequence[str]) -> frozenset[str]:
     return frozenset()
+
+
+def _unit(arguments: Sequence[str]) -> frozenset[str]:
+    """The unit that is stopped, by the name systemd gives it without `.service`."""
+    return frozenset(name.removesuffix(".service") for name in arguments[:1])
+
+
+def _started(arguments: Sequence[str]) -> frozenset[str]:
+    """A start takes nothing down, but for the units whose start is the end of the host."""
+    return WHOLE_HOST if any(_POWER.match(name) for name in arguments[:1]) else frozenset()
+
+
+def _packages(arguments: Sequence[str]) -> frozenset[str]:
+    """The units that run from these packages; a new version of their files must be expected to take them down."""
+    names = [name.split(":")[0] for name in arguments]
+    units = (unit for name in names for pattern, units in _PACKAGES if pattern.fullmatch(name) for unit in units)
+    return frozenset(units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +63,7 @@ class Function:
     role: Role = "operator"
     disrupts: Callable[[Sequence[str]], frozenset[str]] = _nothing
     internal: bool = False  # called by pgha's own procedures only, never by `run`
+    blob: bool = False  # takes the content of a file of the caller's
 
 
 def find(name: str) -> Function:
@@ -51,16 +80,36 @@ def public() -> list[str]:
     return [function.name for function in FUNCTIONS.values() if not function.internal]
 
 
+_FILE_OPTIONS = "[mode=0644] [owner=NAME] [group=NAME]"
+
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
         Function("ping", "", "answer", role="viewer"),
         Function("facts", "", "what the host says about itself", role="viewer"),
         Function("cmd", "COMMAND...", "run a command, no shell involved", query=False),
+        Function("file.push", f"PATH {_FILE_OPTIONS}", "put a file of yours there", query=False, blob=True),
+        Function("file.get", "PATH", "bring a file of at most 16 MiB", query=False),
+        Function("file.stat", "PATH", "kind, mode, owner, size and checksum of what is there"),
+        Function("file.tail", "PATH [LINES]", "the last lines of a file, 50 or at most 1000"),
+        Function("package.versions", "[NAME...]", "installed versions; without a name the stack's", role="viewer"),
+        Function("package.upgrade", "NAME...", "upgrade what is installed", query=False, disrupts=_packages),
         Function("service.status", "UNIT", "how a systemd unit is", role="viewer"),
+        Function("service.start", "UNIT", "start a unit", query=False, disrupts=_started),
+        Function("service.stop", "UNIT", "stop a unit", query=False, disrupts=_unit),
+        Function("service.restart", "UNIT", "restart a unit", query=False, disrupts=_unit),
+        Function("service.reload", "UNIT", "have a unit read its settings again", query=False),
+        Function("journal", "UNIT [LINES]", "the last lines a unit logged, 50 or at most 1000"),
+        Function("disk", "", "how full each file system is", role="viewer"),
+        Function("processes", "[N]", "the largest by memory and by CPU, 10 or at most 100", role="viewer"),
         Function("patroni.list", "", "the members as Patroni sees them", role="viewer"),
+        Function("patroni.history", "", "each change of the leader that Patroni knows of", role="viewer"),
+        Function("postgres.query", "SQL [database=NAME]", "one statement, in a read-only transaction"),
+        Function("postgres.execute", "SQL [database=NAME]", "statements as superuser", query=False, role="admin"),
         Function("etcd.health", "", "the health of each etcd member", role="viewer"),
-        Function("write_probe", "", "write through HAProxy and read it back", query=False),
+        Function(
+            "write_probe", "NODE RW_PORT RO_PORT yes|no TIMEOUT_S", "write through HAProxy, read back", query=False
+        ),
         Function("preflight", "", "who listens where, can packages be had", internal=True),
         Function("etcd.reset", "PATH", "take away what a lost member left", query=False, internal=True),
         Function("etcd.replace", "MEMBER_ID NAME PEER_URL", "swap a lost member", query=False, internal=True),

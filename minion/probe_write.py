@@ -6,6 +6,7 @@ psql gets the password by a file that only root can read; argv holds none.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from .spawn import stream
 
 TLS = "/etc/pgha/tls"
 PASSFILE = f"{TLS}/probe.pgpass"
+_NUMBER = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 
 # a checked node name and hex digits are all that is filled in
 _WRITE = (
@@ -33,6 +35,9 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
     node, rw_port, ro_port, read_back, timeout_s = arguments
     if not is_node_name(node):
         raise UserError(f"{node!r} is no node name")
+    for number in (rw_port, ro_port, timeout_s):  # a port is filled into psql's connection string
+        if not _NUMBER.fullmatch(number):
+            raise UserError(f"{number!r} is no port and no number of seconds")
     token, deadline = secrets.token_hex(8), time.monotonic() + float(timeout_s)
     write = _WRITE.format(node=node, token=token)
     since = time.monotonic()

@@ -1,8 +1,8 @@
 """Run an operator's command and pass its output on line by line, while it runs.
 
-The child gets its own process group, a plain environment and no standard input; at the deadline or on cancel the
-whole group gets SIGTERM, and SIGKILL five seconds later. Exit codes as a shell gives them: 127 not found, 126 not
-executable, 124 at the deadline, 128+N killed by signal N.
+The child gets its own process group, a plain environment, and only what the caller says on its standard input; at the
+deadline or on cancel the whole group gets SIGTERM, and SIGKILL five seconds later. Exit codes as a shell gives them:
+127 not found, 126 not executable, 124 at the deadline, 128+N killed by signal N.
 """
 
 from __future__ import annotations
@@ -24,20 +24,29 @@ _GRACE_S = 5.0
 
 
 def stream(
-    argv: tuple[str, ...], timeout_s: float, output: Callable[[str, str], None], cancelled: Callable[[], bool]
+    argv: tuple[str, ...],
+    timeout_s: float,
+    output: Callable[[str, str], None],
+    cancelled: Callable[[], bool],
+    stdin: str | None = None,
 ) -> tuple[int, str]:
     """Exit code and a message (empty, or why it was ended). `output(stream, text)` is called with whole lines."""
     if not argv:
         return 2, "no command given"
-    return asyncio.run(_stream(argv, timeout_s, output, cancelled))
+    return asyncio.run(_stream(argv, timeout_s, output, cancelled, stdin))
 
 
 async def _stream(
-    argv: tuple[str, ...], timeout_s: float, output: Callable[[str, str], None], cancelled: Callable[[], bool]
+    argv: tuple[str, ...],
+    timeout_s: float,
+    output: Callable[[str, str], None],
+    cancelled: Callable[[], bool],
+    stdin: str | None,
 ) -> tuple[int, str]:
+    given = DEVNULL if stdin is None else PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd="/", start_new_session=True
+            *argv, stdin=given, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd="/", start_new_session=True
         )
     except FileNotFoundError:
         return 127, f"{argv[0]}: command not found"
@@ -47,7 +56,10 @@ async def _stream(
         return 126, "a command cannot hold a NUL character"
     assert process.stdout is not None and process.stderr is not None
     readers = asyncio.gather(
-        _pass_on(process.stdout, "stdout", output), _pass_on(process.stderr, "stderr", output), process.wait()
+        _pass_on(process.stdout, "stdout", output),
+        _pass_on(process.stderr, "stderr", output),
+        _feed(process.stdin, stdin or ""),
+        process.wait(),
     )
     loop = asyncio.get_running_loop()
     deadline, why = loop.time() + timeout_s, ""
@@ -64,6 +76,18 @@ async def _stream(
     if why:
         return 124, why
     return (128 - code if code < 0 else code), ""
+
+
+async def _feed(writer: asyncio.StreamWriter | None, text: str) -> None:
+    """All of the text, then its end; a child that does not read it to the end is not an error."""
+    if writer is None:
+        return
+    try:
+        writer.write(text.encode())
+        await writer.drain()
+        writer.close()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 async def _pass_on(reader: asyncio.StreamReader, name: str, output: Callable[[str, str], None]) -> None:

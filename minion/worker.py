@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
-from ..common.errors import PghaError
+from ..common.errors import ActionFailed, PghaError
 from ..common.messages import EventKind, Job, Running
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.converge import Debts, MemoryDebts, converge
 from ..states.kinds import decode
 from ..states.system import System
-from .functions import Call, call
+from .functions import Call, Doors, call
 from .journal import Journal
 
 log = logging.getLogger("pgha.minion.worker")
@@ -152,7 +153,11 @@ class Worker:
 
         request = Call.model_validate_json(job.document)
         current.resource = request.function
-        return call(request, self._system, output, current.cancelled.is_set)
+        return call(request, Doors(self._system, output, current.cancelled.is_set, _no_fetch))
+
+
+def _no_fetch(sha256: str, size: int, file: BinaryIO) -> None:
+    raise ActionFailed("this minion has no way yet to fetch a file from its master")
 
 
 def _too_late(current: _Current) -> bool:

@@ -1,0 +1,100 @@
+"""Patroni and etcd of this node: what they say of the cluster, and the two acts that replace a lost member."""
+
+from __future__ import annotations
+
+import json
+
+from ...common.results import Outcome
+from ...states.action import Remove, Unit
+from ..probe_write import write_probe as _probe
+from ..probes import etcd
+from .request import Call, Doors, arguments, wrong
+
+ETCD_DATA = "/var/lib/etcd/pgha"
+HISTORY_MAX = 200
+
+
+def patroni_list(call: Call, doors: Doors) -> Outcome:
+    arguments(call, 0, 0)
+    answer = _patroni(doors, "/cluster")
+    if isinstance(answer, Outcome):
+        return answer
+    members = answer.get("members", []) if isinstance(answer, dict) else []
+    for member in members:
+        lag = member.get("lag", "")
+        words = (member.get("name"), member.get("role"), member.get("state"), f"TL {member.get('timeline')}")
+        text = "  ".join([*(str(word) for word in words), f"lag {lag}" if lag != "" else ""])
+        doors.output("stdout", text.rstrip() + "\n")
+    return Outcome(ok=True, exit_code=0, data={"members": members})
+
+
+def patroni_history(call: Call, doors: Doors) -> Outcome:
+    """Source: Patroni REST API, GET /history: [[timeline that ended, LSN, reason, time, new leader], ...]"""
+    arguments(call, 0, 0)
+    answer = _patroni(doors, "/history")
+    if isinstance(answer, Outcome):
+        return answer
+    rows = [row for row in answer if isinstance(row, list) and row] if isinstance(answer, list) else []
+    history = rows[-HISTORY_MAX:]
+    for timeline, *rest in history:
+        at, leader, reason, lsn = (str(rest[i]) if len(rest) > i else "-" for i in (2, 3, 1, 0))
+        doors.output("stdout", f"TL {timeline} ended  {at}  new leader {leader}  at {lsn}  {reason}\n")
+    if not history:
+        doors.output("stdout", "the leader has never changed\n")
+    return Outcome(ok=True, exit_code=0, data={"history": history})
+
+
+def _patroni(doors: Doors, path: str) -> object:
+    """What Patroni's REST API says, or the failed outcome when it says nothing of use."""
+    status, body = doors.system.patroni(path)
+    if status != 200:
+        return Outcome(ok=False, exit_code=1, message=f"Patroni does not answer: {body[:200]}")
+    try:
+        return json.loads(body)
+    except ValueError:
+        return Outcome(ok=False, exit_code=1, message=f"Patroni answers no JSON on {path}; see journalctl -u patroni")
+
+
+def etcd_health(call: Call, doors: Doors) -> Outcome:
+    arguments(call, 0, 0)
+    return _ask(doors, (*_etcdctl(doors), "endpoint", "health", "--cluster"))
+
+
+def etcd_reset(call: Call, doors: Doors) -> Outcome:
+    """Stop etcd and take away what is left of a member that lost its votes, before it starts as a new one.
+
+    Only ever asked for a member that has no write-ahead log: whatever came up there meanwhile is not that member.
+    """
+    if call.arguments != (ETCD_DATA,):
+        raise wrong(call, f"the only PATH is {ETCD_DATA}")
+    doors.system.perform(Unit("stop", "etcd"))
+    doors.system.perform(Remove(ETCD_DATA, tree=True))
+    return Outcome(ok=True, exit_code=0)
+
+
+def etcd_replace(call: Call, doors: Doors) -> Outcome:
+    """Remove a member that lost its disk and add its name anew, as etcd asks for it: never under the old id."""
+    member, name, peer_url = arguments(call, 3, 3)
+    if name.startswith("-") or (member.startswith("-") and member != "-"):
+        raise wrong(call, "nothing begins with a dash; MEMBER_ID is - when there is nothing to remove")
+    if member != "-":
+        removed = _ask(doors, (*_etcdctl(doors), "member", "remove", member))
+        if not removed.ok:
+            return removed
+    return _ask(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"))
+
+
+def write_probe(call: Call, doors: Doors) -> Outcome:
+    return _probe(arguments(call, 5, 5))
+
+
+def _ask(doors: Doors, argv: tuple[str, ...]) -> Outcome:
+    answer = doors.system.ask(argv, timeout_s=30)
+    for name, text in (("stdout", answer.stdout), ("stderr", answer.stderr)):
+        if text:
+            doors.output(name, text)
+    return Outcome(ok=answer.rc == 0, exit_code=answer.rc)
+
+
+def _etcdctl(doors: Doors) -> tuple[str, ...]:
+    return etcd.etcdctl(etcd.client_port(doors.system.file(etcd.CONFIG).content or ""))
