@@ -110,6 +110,7 @@ FUNCTIONS: dict[str, Function] = {
         Function(
             "write_probe", "NODE RW_PORT RO_PORT yes|no TIMEOUT_S", "write through HAProxy, read back", query=False
         ),
+        Function("self.upgrade", "", "bring the minion to its master's version", query=False, role="admin"),
         Function("preflight", "", "who listens where, can packages be had", internal=True),
         Function("etcd.reset", "PATH", "take away what a lost member left", query=False, internal=True),
         Function("etcd.replace", "MEMBER_ID NAME PEER_URL", "swap a lost member", query=False, internal=True),

@@ -61,7 +61,8 @@ def enrol(master: str, fingerprint: str, name: str | None, token: str, token_fro
                 f"no answer from {settings.enrol_address}. Check that the master runs (pgha-master serve), that ports "
                 "7760 and 7761 can be reached from here, and the fingerprint. Nothing was changed but the key made."
             )
-        save(paths.settings, settings)
+        spent = answer.state == "accepted"  # by the token or before it: it opens nothing any more
+        save(paths.settings, settings.model_copy(update={"token": ""}) if spent else settings)
         if start:
             from .host import enable_minion
 
@@ -99,7 +100,8 @@ async def _run(settings: object, keys: object, journal: object) -> None:
     from ..common.notify import notify
     from . import apt
     from .agent import Agent
-    from .host import Host
+    from .functions.upgrade import settle
+    from .host import Host, execute
     from .journal import Journal
     from .settings import Settings
     from .telemetry import Sampler
@@ -115,7 +117,9 @@ async def _run(settings: object, keys: object, journal: object) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
     notify("READY=1")
+    settling = asyncio.create_task(asyncio.to_thread(settle, agent.confirm, execute))
     await agent.run()
+    settling.cancel()
     notify("STOPPING=1")
     journal.close()
 

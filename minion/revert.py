@@ -29,9 +29,14 @@ class Revert:
     units: Path = UNITS
 
     @classmethod
-    def arm(cls, run: Runner, programs: tuple[tuple[str, ...], ...], confirm_s: float, units: Path = UNITS) -> Revert:
-        """Raises ActionFailed when the timer cannot be started; then nothing was changed."""
-        revert = cls(run, f"pgha-revert-{os.getpid()}-{next(_numbers)}", units)
+    def arm(
+        cls, run: Runner, programs: tuple[tuple[str, ...], ...], confirm_s: float, units: Path = UNITS, name: str = ""
+    ) -> Revert:
+        """Raises ActionFailed when the timer cannot be started; then nothing was changed.
+
+        `name` is for a revert that another process will disarm.
+        """
+        revert = cls(run, name or f"pgha-revert-{os.getpid()}-{next(_numbers)}", units)
         units.mkdir(0o755, parents=True, exist_ok=True)
         (units / f"{revert.name}.service").write_text(service(programs))
         (units / f"{revert.name}.timer").write_text(timer(confirm_s + GRACE_S))

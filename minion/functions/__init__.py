@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...common import functions
 from ...common.errors import UserError
 from ...common.results import Outcome
-from . import cluster, command, files, host, packages, postgres, services
+from . import cluster, command, files, host, packages, postgres, services, upgrade
 from .answer import Budget
 from .request import Blob, Call, Cancelled, Doors, Emit, Fetch, Function
 
@@ -56,6 +56,7 @@ FUNCTIONS: dict[str, Function] = {
     "postgres.query": postgres.query,
     "postgres.execute": postgres.execute,
     "etcd.health": cluster.etcd_health,
+    "self.upgrade": upgrade.upgrade,
     "write_probe": cluster.write_probe,
     "preflight": host.preflight,
     "etcd.reset": cluster.etcd_reset,

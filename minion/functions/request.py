@@ -56,12 +56,16 @@ class Call(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """All that a function may reach: the host, its caller's ears, the caller's patience, the master's files."""
+    """All that a function may reach: the host, its caller's ears, the caller's patience, the master's files.
+
+    `others`: what else this minion works on, queries apart.
+    """
 
     system: System
     output: Emit
     cancelled: Cancelled
     fetch: Fetch
+    others: Callable[[], tuple[str, ...]] = tuple
 
 
 Function = Callable[[Call, Doors], Outcome]

@@ -92,14 +92,19 @@ def _pip() -> list[str]:
     )
 
 
-def _make_deps(made: Path, below: Sequence[Path], wanted: Sequence[str]) -> None:
+def fetch_wheels(folder: Path, wanted: Sequence[str]) -> None:
+    """Puts the wheels of `wanted`, and of all they need, for a node's Python into the folder. Raises: LabError."""
     machine = architecture()
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in _GLIBC]
     platforms += [f"--platform=manylinux2014_{machine}", f"--platform=linux_{machine}"]
+    target = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
+    fetch = [*_pip(), "download", "-q", "-d", str(folder), *target, *wanted]
+    _or_say("cannot fetch what pgha needs; check this machine's network and pip's index settings", fetch)
+
+
+def _make_deps(made: Path, below: Sequence[Path], wanted: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        target = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
-        fetch = [*_pip(), "download", "-q", "-d", folder, *target, *wanted]
-        _or_say("cannot fetch what pgha needs; check this machine's network and pip's index settings", fetch)
+        fetch_wheels(Path(folder), wanted)
         (Path(folder) / "requirements.txt").write_text("\n".join(wanted) + "\n")
         run_in(made, below, Path(folder), ["sh", "-c", _INSTALL_DEPS])
 
