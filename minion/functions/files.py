@@ -133,7 +133,7 @@ def tail(call: Call, doors: Doors) -> Outcome:
 def _path(call: Call, text: str) -> str:
     """The path in its plainest form. Raises UserError for any other form, and for what nobody may reach this way."""
     plain = text.startswith("/") and text == os.path.normpath(text) and text.isprintable() and len(text) < 1000
-    if not plain or text in ("/", "//"):
+    if not plain or text == "/" or text.startswith("//"):
         raise wrong(call, f"{text!r} is no absolute path in its plainest form, such as /etc/haproxy/haproxy.cfg")
     own = Paths.from_environment()
     for barred in (*_BARRED, *(os.path.normpath(path) for path in (own.etc, own.state, own.run))):
