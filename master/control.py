@@ -1,7 +1,11 @@
 """The local socket between the CLI and the daemon: one JSON request a connection, progress lines back, the End last.
 
-Who may connect is the socket's mode and group; who it was is asked of the kernel (SO_PEERCRED), never of the client.
-A client that goes away only stops watching.
+Rules:
+1. Everybody on the host may connect, and what each may do is their role's: three groups cannot own one socket, and so
+   who has no role is told why instead of finding a closed door. Who it is is asked of the kernel, never of the client.
+2. Above viewer nothing is done, and nothing refused, that is not in the audit trail first.
+3. Connections of one user, the bytes of a request and the time it may take to arrive are limited.
+4. A client that goes away only stops watching.
 """
 
 from __future__ import annotations
@@ -10,24 +14,28 @@ import asyncio
 import json
 import logging
 import os
-import pwd
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..common.errors import PghaError, UserError
+from ..common.errors import PghaError, Refused, UserError
+from ..common.functions import Role
 from .operations import exit_code
 from .progress import End
-from .setup import open_socket_to_group
+from .roles import Groups, NotAllowed, Operator, allows, check
 
 log = logging.getLogger("pgha.control")
 
-_REQUEST_LIMIT = 4 * 1024 * 1024
+REQUEST_LIMIT, OUTSIDER_LIMIT = 4 * 1024 * 1024, 64 * 1024
+ARRIVE_S = 20.0
+CONNECTIONS, CONNECTIONS_OF_ADMIN = 32, 512  # at once, of one user; of root and of the daemon's own user
+_EXIT_NOT_ALLOWED = 8
 STOPPING = End(
     exit=8, message="the master was stopped; what it had begun on the nodes ends there: see pgha-master jobs list later"
 )
@@ -46,6 +54,13 @@ class Request:
 
     args: dict[str, Any]
     who: str
+    uid: int = -1
+    role: Role | None = None
+    groups: Groups = field(default_factory=Groups)
+
+    def need(self, role: Role, what: str) -> None:
+        """Raises NotAllowed when the operator's role is less; `what` goes on the words "may not"."""
+        check(Operator(self.uid, self.who, self.role), role, what, self.groups)
 
     def read(self, model: type[A]) -> A:
         """The arguments as that model. Raises UserError naming the first that is wrong."""
@@ -57,6 +72,21 @@ class Request:
 
 
 Verb = Callable[[Request], AsyncIterator[Any]]  # of Lines
+Needs = Role | Callable[[Mapping[str, Any]], Role]  # the least role, or what tells it from the arguments
+
+
+class Desk(Protocol):
+    """Who comes in, and what is written down of it; `operators.Operators` is one."""
+
+    groups: Groups
+
+    async def who(self, uid: int) -> Operator: ...
+
+    async def asked(self, operator: Operator, verb: str, args: Mapping[str, Any]) -> None:
+        """Raises HostError when it could not be written down."""
+        ...
+
+    async def turned_away(self, operator: Operator, verb: str, args: Mapping[str, Any], why: str) -> None: ...
 
 
 class Control:
@@ -64,6 +94,7 @@ class Control:
         self._path = path
         self._server: asyncio.AbstractServer | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._open: Counter[int] = Counter()  # connections by uid
 
     async def taken(self) -> bool:
         """Whether a living daemon answers there. What a dead one left behind is removed."""
@@ -75,15 +106,25 @@ class Control:
         writer.close()
         return True
 
-    async def start(self, verbs: Mapping[str, Verb]) -> None:
+    async def start(self, verbs: Mapping[str, tuple[Verb, Needs]], desk: Desk) -> None:
         """Serve these. Raises OSError when the socket cannot be made."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.parent.is_dir():
+            self._path.parent.mkdir(parents=True)
+            self._path.parent.chmod(0o755)
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            serving = asyncio.create_task(_serve(verbs, reader, writer))
+            uid = _peer(writer)
+            if self._open[uid] >= (CONNECTIONS_OF_ADMIN if uid in (0, os.geteuid()) else CONNECTIONS):
+                full = f"{self._open[uid]} requests of yours are open already; end some of them"
+                writer.write(End(exit=exit_code(Refused(full)), message=full).model_dump_json().encode() + b"\n")
+                writer.close()
+                return
+            self._open[uid] += 1
+            serving = asyncio.create_task(_serve(verbs, desk, uid, reader, writer))
             self._clients.add(serving)
             await asyncio.wait([serving])
             self._clients.discard(serving)
+            self._open[uid] -= 1
             if serving.cancelled():
                 writer.write(STOPPING.model_dump_json().encode() + b"\n")
             elif isinstance(error := serving.exception(), Exception) and not isinstance(error, ConnectionError):
@@ -92,10 +133,10 @@ class Control:
 
         before = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(connected, str(self._path), limit=_REQUEST_LIMIT)
+            self._server = await asyncio.start_unix_server(connected, str(self._path))
         finally:
             os.umask(before)
-        open_socket_to_group(self._path)
+        self._path.chmod(0o666)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -108,14 +149,24 @@ class Control:
             await asyncio.sleep(0)  # what was said last is on its way
 
 
-async def _serve(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(
+    verbs: Mapping[str, tuple[Verb, Needs]],
+    desk: Desk,
+    uid: int,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
     try:
-        name, args = parse(await _line(reader))
-        verb = verbs.get(name)
-        if verb is None:
-            raise UserError(f"this master does not know {name[:40]!r}; is the CLI newer than the daemon?")
-        async for line in verb(Request(args, _who(writer))):
-            await _send(writer, line)
+        operator = await desk.who(uid)
+        name, args = parse(await _line(reader, REQUEST_LIMIT if operator.role else OUTSIDER_LIMIT))
+        try:
+            async for line in await _admit(verbs, desk, operator, name, args):
+                await _send(writer, line)
+        except NotAllowed as error:
+            await desk.turned_away(operator, name, args, str(error))
+            raise
+    except NotAllowed as error:
+        await _send(writer, End(exit=_EXIT_NOT_ALLOWED, message=str(error)))
     except PghaError as error:
         await _send(writer, End(exit=exit_code(error), message=str(error)))
     except ConnectionError:
@@ -125,11 +176,38 @@ async def _serve(verbs: Mapping[str, Verb], reader: asyncio.StreamReader, writer
         await _send(writer, End(exit=1, message=f"internal error: {type(error).__name__}; see the log of pgha-master"))
 
 
-async def _line(reader: asyncio.StreamReader) -> bytes:
+async def _admit(
+    verbs: Mapping[str, tuple[Verb, Needs]], desk: Desk, operator: Operator, name: str, args: dict[str, Any]
+) -> AsyncIterator[Any]:
+    """What the verb says, once it may be asked and is written down. Raises NotAllowed, UserError, HostError."""
+    check(operator, "viewer", "use this master", desk.groups)
+    if name not in verbs:
+        raise UserError(f"this master does not know {name[:40]!r}; is the CLI newer than the daemon?")
+    verb, needs = verbs[name]
+    role = needs(args) if callable(needs) else needs
+    check(operator, role, f"ask for {name}", desk.groups)
+    if not allows("viewer", role):
+        await desk.asked(operator, name, args)
+    return verb(Request(args, operator.who, operator.uid, operator.role, desk.groups))
+
+
+async def _line(reader: asyncio.StreamReader, limit: int) -> bytes:
+    """The request, which must have arrived whole in time. Raises UserError."""
+    text = bytearray()
+
+    async def arrive() -> None:
+        while chunk := await reader.read(64 * 1024):
+            text.extend(chunk)
+            if b"\n" in chunk or len(text) > limit:
+                return
+
     try:
-        return await reader.readline()
-    except ValueError:
-        raise UserError(f"a request has at most {_REQUEST_LIMIT} bytes") from None
+        await asyncio.wait_for(arrive(), ARRIVE_S)
+    except asyncio.TimeoutError:
+        raise UserError(f"the request did not arrive within {ARRIVE_S:.0f} s") from None
+    if len(text) > limit:
+        raise UserError(f"a request has at most {limit} bytes")
+    return bytes(text).partition(b"\n")[0]
 
 
 def parse(text: bytes) -> tuple[str, dict[str, Any]]:
@@ -149,10 +227,8 @@ async def _send(writer: asyncio.StreamWriter, line: Any) -> None:  # Any: a Line
     await writer.drain()
 
 
-def _who(writer: asyncio.StreamWriter) -> str:
+def _peer(writer: asyncio.StreamWriter) -> int:
+    """The uid of who connected, as the kernel noted it then."""
     peer: socket.socket = writer.get_extra_info("socket")
     _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return int(uid)
