@@ -6,14 +6,18 @@ Rules it keeps, each of which was broken by somebody once:
 2. A peer is the User-Id that ZAP gave to its key; the routing id is only where to send.
 3. Every frame in and out is checked against the live admission, so a revoked peer is deaf and mute at once.
 4. No send ever blocks, no socket lingers. What must not be lost is in the caller's spool.
+5. The thread of a ROUTER never ends silently: whoever serves through it is told, and must end, too.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
+import socket
 import threading
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -30,6 +34,7 @@ S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
 
 MAX_FRAME = 512 * 1024
 _BATCH = 500
+_WIRES = 20_000  # connections whose file descriptor is remembered
 
 
 class Received(NamedTuple):
@@ -65,13 +70,20 @@ class Router:
         max_frame: int = MAX_FRAME,
         queue: int = 64,
         gone: Callable[[bytes], None] = lambda route: None,
+        died: Callable[[], None] = lambda: None,
     ) -> None:
-        """`gone(route)` is called, from the IO thread, when a connection turned out to be no more."""
-        self._gone = gone
+        """`gone(route)` is called, from the IO thread, when a connection turned out to be no more.
+
+        `died()` is called from that thread when it ends without having been asked to: nothing is served any more.
+        """
+        self._gone, self._died = gone, died
         self._address, self._keys, self._domain = address, keys, domain.encode()
         self._admission, self._deliver = admission, deliver
         self._max_frame, self._queue = max_frame, queue
         self._outbox: deque[tuple[str, bytes, list[bytes]]] = deque()
+        self._awake = False  # the thread has been told of what is in the outbox
+        self._kicks: deque[bytes] = deque()
+        self._wires: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # route -> descriptor, and its inode
         self._context = zmq.Context()
         self._wake_address = f"inproc://wake-{id(self)}"
         self._waker: zmq.Socket[bytes] | None = None
@@ -81,6 +93,7 @@ class Router:
         self._failure: Exception | None = None
         self.port = 0
         self.rejected = 0  # handshakes refused
+        self.turned = 0.0  # monotonic; the thread went round its loop then
 
     def start(self) -> None:
         """Bind and serve. Raises BusError when the address is taken or the self-test finds the door open."""
@@ -99,6 +112,13 @@ class Router:
         A `farewell` goes out all the same: it tells a revoked peer that it is.
         """
         self._outbox.append((peer if not farewell else "", route, frames))
+        if not self._awake:
+            self._awake = True
+            self._wake(b"")
+
+    def kick(self, route: bytes) -> None:
+        """Cut that connection, from any thread, after what is queued for it. It may come back, and is judged anew."""
+        self._kicks.append(route)
         self._wake(b"")
 
     def close(self) -> None:
@@ -129,22 +149,53 @@ class Router:
             self._ready.set()
             return
         self._ready.set()
+        try:
+            self._turn(zap, wake, router)
+        except Exception:
+            log.exception("the thread of the bus on %s broke", self._address)
+            self._died()
+        router.close(200)  # milliseconds for the farewells that were just queued
+        for one in (zap, wake):
+            one.close(0)
+
+    def _turn(self, zap: zmq.Socket[bytes], wake: zmq.Socket[bytes], router: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
-        for socket in (zap, wake, router):
-            poller.register(socket, zmq.POLLIN)
+        for one in (zap, wake, router):
+            poller.register(one, zmq.POLLIN)
         running = True
         while running:
             ready = dict(poller.poll(1000))
+            self.turned = time.monotonic()
             if zap in ready:
                 self._answer_zap(zap)
             if wake in ready:
                 running = self._drain_wake(wake)
+                self._awake = False  # before the outbox is emptied: who adds to it now wakes this thread again
                 self._flush(router)
+                while self._kicks:
+                    self._cut(self._kicks.popleft())
             if router in ready:
                 self._drain(router)
-        router.close(200)  # milliseconds for the farewells that were just queued
-        for socket in (zap, wake):
-            socket.close(0)
+
+    def _cut(self, route: bytes) -> None:
+        """Shut the TCP connection down. libzmq has no call for it; a descriptor used again has another inode."""
+        descriptor, inode = self._wires.pop(route, (-1, 0))
+        try:
+            if descriptor < 0 or os.fstat(descriptor).st_ino != inode:
+                return
+            with socket.socket(fileno=os.dup(descriptor)) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            log.debug("that connection was gone already: %s", error)
+
+    def _remember_wire(self, route: bytes, frame: zmq.Frame) -> None:
+        try:
+            descriptor = int(frame.get("__fd"))
+            self._wires[route] = descriptor, os.fstat(descriptor).st_ino
+        except (OSError, ValueError, zmq.ZMQError):
+            return
+        if len(self._wires) > _WIRES:
+            self._wires.popitem(last=False)
 
     def _bind_router(self) -> zmq.Socket[bytes]:
         router = self._context.socket(zmq.ROUTER)
@@ -194,6 +245,7 @@ class Router:
             except (zmq.Again, zmq.ZMQError) as error:
                 log.debug("not sent to %s: %s", peer, error)
                 if error.errno == zmq.EHOSTUNREACH:
+                    self._wires.pop(route, None)
                     self._gone(route)
 
     def _drain(self, router: zmq.Socket[bytes]) -> None:
@@ -203,11 +255,12 @@ class Router:
                 parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            peer = str(parts[-1].get("User-Id"))
-            address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
+            peer, route = str(parts[-1].get("User-Id")), parts[0].bytes
+            if route not in self._wires:
+                self._remember_wire(route, parts[-1])
             if self._admission.still(peer):
-                frames = [part.bytes for part in parts[1:]]
-                batch.append(Received(peer, parts[0].bytes, address, frames))
+                address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
+                batch.append(Received(peer, route, address, [part.bytes for part in parts[1:]]))
         if batch:
             self._deliver(batch)
 

@@ -1,7 +1,10 @@
 """Messages <-> frames. The only module that knows bytes; everything that arrives is hostile until it passed here.
 
-A message is exactly two frames: a header `{v, t}` of at most 1 KiB and a body of at most 256 KiB, both msgpack.
+A message is exactly two frames: a header `{v, t}` of at most 1 KiB and a body of at most 511 KiB, both msgpack.
 Every failure, whatever the library raises, is one BusError: a bad message costs its sender, never the receiver.
+
+A side sends the version that both agreed on at HELLO, and understands that version and the one before. A field or a
+type that came later than the version spoken is left out; what is left out has a default.
 """
 
 from __future__ import annotations
@@ -12,18 +15,24 @@ import msgpack
 from pydantic import ValidationError
 
 from .errors import BusError
-from .messages import VERSION, Message
+from .messages import OLDEST, VERSION, Message
 
 HEADER_LIMIT = 1024
 BODY_LIMIT = 512 * 1024 - HEADER_LIMIT
+_HEADERS: dict[tuple[int, str], bytes] = {}  # made once for each version and type
 
 
-def encode(message: Message) -> list[bytes]:
-    """Two frames. Raises BusError when the message is larger than a receiver would take."""
-    body: bytes = msgpack.packb(message.model_dump(mode="python"), use_bin_type=True)
+def encode(message: Message, version: int = VERSION) -> list[bytes]:
+    """Two frames. Raises BusError when the message is larger than a receiver would take, or unknown to it."""
+    if version < message.first:
+        raise BusError(f"{message.type} is not known to a peer that speaks version {version}; it must be upgraded")
+    newer = {name for name, since in message.since.items() if since > version} if version < VERSION else None
+    body: bytes = msgpack.packb(message.model_dump(mode="python", exclude=newer), use_bin_type=True)
     if len(body) > BODY_LIMIT:
         raise BusError(f"{message.type} has {len(body)} bytes, more than the {BODY_LIMIT} that fit in one message")
-    header: bytes = msgpack.packb({"v": VERSION, "t": message.type})
+    header = _HEADERS.get((version, message.type))
+    if header is None:
+        header = _HEADERS[version, message.type] = msgpack.packb({"v": version, "t": message.type})
     return [header, body]
 
 
@@ -32,8 +41,11 @@ def decode(frames: Sequence[bytes], expected: Sequence[type[Message]]) -> Messag
     if len(frames) != 2:
         raise BusError(f"a message has 2 frames, this one {len(frames)}")
     header = _unpack(frames[0], HEADER_LIMIT)
-    if header.get("v") != VERSION:
-        raise BusError(f"protocol version {_said(header.get('v'))}; this side speaks {VERSION}: upgrade the older one")
+    version = header.get("v")
+    if type(version) is not int or not OLDEST <= version <= VERSION:
+        raise BusError(
+            f"protocol version {_said(version)}; this side speaks {OLDEST} to {VERSION}: upgrade the older one"
+        )
     for model in expected:
         if model.type == header.get("t"):
             body = _unpack(frames[1], BODY_LIMIT)

@@ -34,22 +34,30 @@ def new_key_pair() -> KeyPair:
 
 
 def load_or_create(path: Path) -> KeyPair:
-    """The key pair kept in that file; made, 0600, when there is none.
+    """The key pair kept in that file; made, 0600, when there is none. Raises UserError as `load_private` does."""
+    raw = load_private(path)
+    return KeyPair(X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw(), raw)
+
+
+def load_private(path: Path) -> bytes:
+    """The 32 private bytes kept in that file; random ones, written 0600, when there is none.
 
     Raises UserError when the file is readable by others or does not hold a key.
     """
     if not path.exists():
-        pair = new_key_pair()
-        write_private(path, base64.b32encode(pair.private).decode().rstrip("=").lower() + "\n")
-        return pair
+        raw = os.urandom(32)
+        save_private(path, raw)
+        return raw
     if path.stat().st_mode & 0o077:
         raise UserError(f"{path} can be read by others; run: chmod 600 {path} (and think about who may have a copy)")
     try:
-        raw = _from_base32(path.read_text().strip())
-        private = X25519PrivateKey.from_private_bytes(raw)
+        return _from_base32(path.read_text().strip())
     except ValueError:
         raise UserError(f"{path} does not hold a pgha key; move it away and a new one is made") from None
-    return KeyPair(private.public_key().public_bytes_raw(), raw)
+
+
+def save_private(path: Path, raw: bytes) -> None:
+    write_private(path, base64.b32encode(raw).decode().rstrip("=").lower() + "\n")
 
 
 def write_private(path: Path, text: str) -> None:

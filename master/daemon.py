@@ -1,4 +1,4 @@
-"""pgha-master as a process: starts the master and its local socket, tells systemd, and stops them in order."""
+"""pgha-master as a process: starts the master, its upkeep and local socket, tells systemd, and stops them in order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from functools import partial
 from ..common.errors import HostError
 from ..common.notify import notify
 from ..common.paths import Paths
+from . import limits
 from .control import Control
+from .operators import Operators
+from .retention import keep_tidy
 from .server import Master
+from .setup import load_settings
 from .verbs import VERBS
 
 log = logging.getLogger("pgha.master")
@@ -25,21 +29,37 @@ def serve(paths: Paths) -> None:
 
 
 async def _serve(paths: Paths) -> None:
-    stopping = asyncio.Event()
+    stopping, broken = asyncio.Event(), asyncio.Event()
+
+    def died() -> None:
+        broken.set()
+        stopping.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     control = Control(paths.admin_socket)
     if await control.taken():
         raise HostError(f"another pgha-master serves already on {paths.admin_socket}")
-    master = Master(paths)
+    limits.take_all()
+    settings = load_settings(paths)
+    master = Master(paths, died)
+    upkeep: list[asyncio.Task[None]] = []
     try:
         await master.start()
-        await control.start({name: partial(verb, master) for name, verb in VERBS.items()})
+        upkeep.append(asyncio.create_task(keep_tidy(master.store, master.clock, settings.keep)))
+        upkeep.append(asyncio.create_task(limits.watch(master)))
+        verbs = {name: (partial(verb, master), needs) for name, (verb, needs) in VERBS.items()}
+        await control.start(verbs, Operators(settings.roles, master.store, master.clock))
         log.info("listening on %s, fingerprint %s", master.listen, master.fingerprint)
         notify("READY=1")
         await stopping.wait()
         notify("STOPPING=1")
     finally:
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
         await control.close()
         await master.close()
+    if broken.is_set():
+        raise HostError("a part of the master broke, see above; it ended so that it can be started again")

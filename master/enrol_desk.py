@@ -24,15 +24,21 @@ log = logging.getLogger("pgha.enrolment")
 
 class EnrolDesk:
     def __init__(
-        self, store: Store, keys: KeyPair, address: str, clock: Clock, accepted: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        keys: KeyPair,
+        address: str,
+        clock: Clock,
+        accepted: Callable[[], Awaitable[None]],
+        died: Callable[[], None] = lambda: None,
     ) -> None:
-        """`accepted` is awaited when the accepted keys have changed."""
+        """`accepted` is awaited when the accepted keys have changed; `died` as in `Router`."""
         self._store, self._clock, self._accepted = store, clock, accepted
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         admission = Admission(public_text, lambda peer: True)
-        self._router = Router(address, keys, "enrol", admission, self._from_thread, max_frame=4096, queue=4)
+        self._router = Router(address, keys, "enrol", admission, self._from_thread, max_frame=4096, queue=4, died=died)
 
     def start(self) -> None:
         self._router.start()

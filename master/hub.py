@@ -1,20 +1,19 @@
-"""Who is connected, what each is doing, and the road of a job there and back. Decides nothing about clusters.
+"""Who is connected, and how each behaves: the master's end of the bus. What a job's road is, the ledger knows.
 
 Rules:
 1. A sender is the name that its accepted key stands for. No handler takes a name from a message.
-2. Frames of one minion are handled in order; those of different minions side by side.
-3. ACK follows the commit. A job's state changes by `jobs.step` only.
-4. Jobs go to the newest connection of a minion; frames of an older one are not heard.
+2. Frames of one minion are handled in the order they came in.
+3. Jobs go to the newest connection of a minion; frames of an older one are not heard.
+4. A bad message costs its sender: who sends too many, or more than its budget, is cut off for a minute.
+5. Two hosts that use one key get nothing to do until an operator has looked at it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from ..common.bus import Admission, Received, Router
 from ..common.clock import Clock
@@ -24,136 +23,129 @@ from ..common.facts import HostFacts
 from ..common.keys import KeyPair, public_text
 from ..common.messages import (
     FROM_MINION,
+    VERSION,
     Accept,
-    Ack,
+    Answer,
     Bye,
-    Cancel,
     Event,
+    Fetch,
     Hello,
-    Job,
-    JobClass,
+    Lost,
     Message,
+    NextKey,
     Ping,
     Pong,
     Refuse,
-    Resync,
-    Running,
     Sign,
     Signed,
+    SuccessorKnown,
     Telemetry,
     Welcome,
 )
-from ..common.names import new_job_id
-from ..common.results import Outcome, ResourceResult
-from ..common.telemetry import Sample
-from . import jobs
+from ..common.signing import Signer
+from .blobs import Blobs
+from .credit import Credits
 from .enrol_desk import EnrolDesk
+from .feed import chunks
+from .flights import Flight, News, Output
+from .ledger import Ledger
+from .peers import HELLO_COST, Peer
+from .rotation import KeyFiles, Rotation
 from .store import Store
+from .vault import Vault
+
+__all__ = ["Flight", "Hub", "News", "Output", "Peer"]
 
 log = logging.getLogger("pgha.hub")
 
-CREDIT = 256
-RESEND_S = 5.0
 ALIVE_S = 15.0  # three heartbeats
-OVERDUE_S = 10.0  # a job that is followed has ended long before, by `_tick`
+QUARANTINE_S = 60.0
+NOTIFY_S = 0.05
+ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
-Signer = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    stream: str
-    text: str
-
-
-News = ResourceResult | Output | Outcome | str  # str: the job's new state
-
-
-@dataclass
-class Flight:
-    """A job that has not ended. `news` is what arrives, in order; the last is an Outcome or an ended state."""
-
-    node: str
-    job: Job
-    state: str = "queued"
-    message: str = ""
-    next_send: float = 0.0
-    sent: bool = False  # it may have reached its minion
-    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
-
-
-@dataclass
-class Peer:
-    name: str
-    key: str = ""  # of the newest connection, which is `route`
-    route: bytes = b""
-    address: str = ""
-    epoch: str = ""
-    heard: float = float("-inf")  # monotonic
-    facts: HostFacts | None = None
-    running: tuple[Running, ...] = ()
-    sample: Sample | None = None
-    sampled: float = float("-inf")
-    inbox: asyncio.Queue[Received] = field(default_factory=asyncio.Queue)
-    task: asyncio.Task[None] | None = None
+SignRequest = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
 
 
 class Hub:
-    def __init__(self, store: Store, keys: KeyPair, listen: str, port: int, clock: Clock, signer: Signer) -> None:
-        self._store, self._clock, self._signer = store, clock, signer
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        keys: KeyPair,
+        signer: Signer,
+        blobs: Blobs,
+        listen: str,
+        port: int,
+        clock: Clock,
+        sign: SignRequest,
+        died: Callable[[], None],
+        oldest: int,
+        files: KeyFiles,
+    ) -> None:
+        """`oldest`: minions that speak an older version of the protocol may do nothing but be upgraded."""
+        self._store, self._clock, self._sign_request, self._signer = store, clock, sign, signer
+        self._blobs, self._oldest, self._died = blobs, oldest, died
         self._loop = asyncio.get_running_loop()
         self._names: dict[str, str] = {}  # accepted key -> name; replaced whole, read from the IO threads
+        self._quarantined: dict[str, float] = {}  # key -> until, monotonic
         self.peers: dict[str, Peer] = {}
-        self._flights: dict[tuple[str, int], Flight] = {}
         self._epoch = 0
-        self.telemetry = asyncio.Condition()  # notified at every sample and connection
-        admission = Admission(self._admit, lambda key: key in self._names)
-        self._router = Router(f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone)
-        self.enrolment = EnrolDesk(store, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.telemetry = asyncio.Condition()  # notified after samples and connections
+        self._notifying = False
+        self._credits = Credits()
+        self.ledger = Ledger(store, vault, signer, clock, self, self._credits.took)
+        admission = Admission(self._admit, lambda key: key in self._names and key not in self._quarantined)
+        self._router = Router(
+            f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone, died=self._broken
+        )
+        self.enrolment = EnrolDesk(store, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys, self._broken)
+        self.rotation = Rotation(store, signer, files, self)
         self._ticker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises BusError when a port is taken, or a stranger would be let in."""
-        self._epoch = await self._store.next_epoch()
-        await self._store.settle_overdue(self._clock.now())
+        self._epoch = await self._store.next_epoch(self._clock.now())
+        await self.ledger.open(self._epoch)
         await self.reload_keys()
         await asyncio.to_thread(self._router.start)
         await asyncio.to_thread(self.enrolment.start)
         self._ticker = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
-        tasks = [task for task in (self._ticker, *(peer.task for peer in self.peers.values())) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
         for peer in self.peers.values():
-            self._send(peer, Bye(reason="the master stops", retry_after_ms=1000))
+            self.send(peer, Bye(reason="the master stops", retry_after_ms=1000))
         await asyncio.to_thread(self._router.close)
         await asyncio.to_thread(self.enrolment.close)
 
     async def reload_keys(self) -> None:
         """Take the accepted keys from the store; who is no longer among them is told so and cut off at once."""
-        rows = [row for row in await self._store.minions() if row.state == "accepted"]
+        rows = [row for row in await self._store.minions() if row.state in ("accepted", "next")]
         before, self._names = self._names, {row.public_key: row.name for row in rows}
         for key in before.keys() - self._names.keys():
-            await self._forget(before[key])
+            await self._forget(key, before[key])
 
     def _admit(self, public: bytes) -> str | None:
         key = public_text(public)
-        return key if key in self._names else None
+        return key if key in self._names and key not in self._quarantined else None
 
-    async def _forget(self, name: str) -> None:
-        peer = self.peers.pop(name, None)
-        if peer is not None:
-            frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000))
+    async def _forget(self, key: str, name: str) -> None:
+        peer = self.peers.get(name)
+        if peer is not None and peer.key == key:
+            del self.peers[name]
+            frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000), peer.version)
             self._router.send(peer.key, peer.route, frames, farewell=True)
-            if peer.task is not None:
-                peer.task.cancel()
-        for flight in list(self._flights.values()):
-            if flight.node == name:
-                await self._move(flight, "cancelled" if flight.state == "queued" else "forgotten", "its key is revoked")
+            self._router.kick(peer.route)
+        if name not in self._names.values():
+            await self.ledger.forget(name)
 
     # ---- what others ask
+
+    def peer(self, name: str) -> Peer | None:
+        return self.peers.get(name)
 
     def connected(self, name: str) -> bool:
         peer = self.peers.get(name)
@@ -166,248 +158,210 @@ class Hub:
     def accepted(self) -> frozenset[str]:
         return frozenset(self._names.values())
 
-    async def order(
-        self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
-    ) -> Flight:
-        """Queue a job for one minion; it is sent as soon as that minion is connected, until the deadline."""
-        cls: JobClass = "call" if mode == "call" else "state"
-        text = json.dumps(document, separators=(",", ":")).encode()
-        not_after_ms = int((self._clock.now() + timeout_s) * 1000)
-        job = Job(
-            jid=new_job_id(),
-            att=1,
-            mepoch=self._epoch,
-            cls=cls,
-            mode=mode,  # type: ignore[arg-type]
-            not_after_ms=not_after_ms,
-            ttl_ms=int(timeout_s * 1000),
-            sha256=hashlib.sha256(text).hexdigest(),
-            document=text,
-        )
-        encode(job)  # too large is the caller's error, now and not later
-        await self._store.put_job(job.jid, 1, node, operation, mode, what, self._clock.now(), not_after_ms)
-        flight = Flight(node, job)
-        self._flights[job.jid, 1] = flight
-        self._push(flight)
-        return flight
+    def running(self, flight: Flight) -> tuple[str, float] | None:
+        """What that job does now and for how many seconds, as its minion said last."""
+        peer = self.peers.get(flight.node)
+        for job in peer.running if peer else ():
+            if (job.jid, job.att) == flight.key:
+                return job.resource, job.seconds
+        return None
 
-    async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
-        """What arrives, until the job has ended or its minion has been silent for that long ("silent").
+    def held(self, name: str, what: str) -> str:
+        """Why that minion does not get this to do at the moment; empty when it does."""
+        peer = self.peers.get(name)
+        if peer is None or what in ALWAYS:
+            return ""
+        if peer.twin:
+            return f"{peer.twin}; look at both, then: pgha-master keys revoke {name}, and enrol the right one"
+        if peer.version < self._oldest:
+            return (
+                f"its minion speaks version {peer.version} of the protocol, this master wants {self._oldest}: "
+                f"pgha-master run {name} self.upgrade"
+            )
+        return ""
 
-        A job that never left this host is withdrawn: what was given up here must not begin later there.
-        """
-        since = self._clock.monotonic()
-        while True:
-            try:
-                news = await asyncio.wait_for(flight.news.get(), 1.0)
-            except asyncio.TimeoutError:
-                peer = self.peers.get(flight.node)
-                heard = max(peer.heard if peer else since, since)
-                if self._clock.monotonic() - heard > silence_s:
-                    if not flight.sent:
-                        await self._move(flight, "withdrawn", "its minion is not connected; nothing was sent")
-                    yield "silent"
-                    return
-                continue
-            yield news
-            if isinstance(news, Outcome) or news in jobs.ENDED:
-                return
+    # ---- the bus
 
-    async def cancel(self, flight: Flight) -> None:
-        if peer := self.peers.get(flight.node):
-            self._send(peer, Cancel(jid=flight.job.jid, att=flight.job.att))
+    def send(self, peer: Peer, message: Message) -> None:
+        """Queued; lost when the connection is no more. What must arrive is sent again by who must know."""
+        if message.first <= peer.version:
+            self._router.send(peer.key, peer.route, encode(message, peer.version))
 
-    # ---- from the bus
+    def offend(self, peer: Peer, why: str) -> None:
+        """Count a broken rule against a minion, and cut it off when there are too many."""
+        log.warning("%s sent what it must not: %s", peer.name, why)
+        if peer.offend(self._clock.monotonic()):
+            self._cut_off(peer, "it broke the rules of the bus too often")
+
+    def _cut_off(self, peer: Peer, why: str) -> None:
+        log.error("%s is cut off for %d s: %s", peer.name, QUARANTINE_S, why)
+        self._quarantined[peer.key] = self._clock.monotonic() + QUARANTINE_S
+        peer.heard = float("-inf")
+        peer.trouble = why
+        self._router.kick(peer.route)
+
+    def _broken(self) -> None:
+        self._loop.call_soon_threadsafe(self._died)
 
     def _gone(self, route: bytes) -> None:
         self._loop.call_soon_threadsafe(self._disconnected, route)
 
     def _disconnected(self, route: bytes) -> None:
-        """What was sent last on that connection has not left this host."""
         for peer in self.peers.values():
             if peer.route == route:
                 peer.heard = float("-inf")
-                for flight in self._flights.values():
-                    if flight.node == peer.name and flight.state == "queued":
-                        flight.sent = False
+                self.ledger.disconnected(peer)
 
     def _from_thread(self, batch: list[Received]) -> None:
         self._loop.call_soon_threadsafe(self._sort, batch)
 
     def _sort(self, batch: list[Received]) -> None:
+        streams: dict[str, list[Event]] = {}
         for received in batch:
             name = self._names.get(received.peer)
             if name is None:
                 continue  # revoked while this was on its way here
-            peer = self.peers.setdefault(name, Peer(name))
-            if peer.task is None:
-                peer.task = asyncio.create_task(self._serve(peer))
-            peer.inbox.put_nowait(received)
-
-    async def _serve(self, peer: Peer) -> None:
-        while True:
-            received = await peer.inbox.get()
+            peer = self.peers.setdefault(name, Peer(name, address=received.address))
             try:
                 message = decode(received.frames, FROM_MINION)
-                if isinstance(message, Hello):
-                    peer.key, peer.route, peer.address = received.peer, received.route, received.address
-                if received.route != peer.route:  # it did not notice that this end was restarted, or is an old one
-                    farewell = Bye(reason="say HELLO first", retry_after_ms=200)
-                    self._router.send(received.peer, received.route, encode(farewell))
-                    continue
-                peer.heard = self._clock.monotonic()
-                await self._take(peer, message)
+                if isinstance(message, Event) and received.route == peer.route:
+                    self._stream(streams, peer, message)
+                else:
+                    self._take(peer, received, message)
             except BusError as error:
-                log.warning("%s sent what it must not: %s", peer.name, error)
-            except PghaError as error:
-                log.error("%s: %s", peer.name, error)
+                self.offend(peer, str(error))
+        for name, events in streams.items():
+            self.ledger.events(self.peers[name], events)
 
-    async def _take(self, peer: Peer, message: Message) -> None:
-        if isinstance(message, Event):
-            await self._event(peer, message)
-        elif isinstance(message, Telemetry):
-            peer.sample, peer.sampled = message.sample, self._clock.monotonic()
-            await self._notify()
+    def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
+        """Events that came together are stored together."""
+        peer.heard = self._clock.monotonic()
+        if peer.storing > 2 * peer.granted[1]:
+            self._cut_off(peer, f"it sent more than twice the {peer.granted[1]} bytes that it may have on their way")
+            return
+        events = streams.setdefault(peer.name, [])
+        if events and events[-1].epoch != event.epoch:
+            raise BusError("events of two epochs on one connection")
+        events.append(event)
+
+    def _take(self, peer: Peer, received: Received, message: Message) -> None:
+        now = self._clock.monotonic()
+        if not peer.budget.spend(HELLO_COST if isinstance(message, Hello) else 1, now):
+            self._cut_off(peer, "it sent more frames than a minion has reason to")
+            return
+        if isinstance(message, Hello):
+            self._hello(peer, received, message)
+            return
+        if received.route != peer.route:  # it did not notice that this end was restarted, or is an old one
+            farewell = Bye(reason="say HELLO first", retry_after_ms=200)
+            self._router.send(received.peer, received.route, encode(farewell, 1))
+            return
+        peer.heard = now
+        if isinstance(message, Telemetry):
+            peer.sample, peer.sampled = message.sample, now
+            self._notify_soon()
         elif isinstance(message, Ping):
-            peer.running = message.running
-            self._send(peer, Pong(mono_ms=message.mono_ms))
+            peer.running, peer.trouble = message.running, message.trouble
+            peer.spool, peer.spool_bytes = message.spool, message.spool_bytes
+            self.send(peer, Pong(mono_ms=message.mono_ms))
+        elif isinstance(message, Answer):
+            self.ledger.answer(peer, message)
         elif isinstance(message, Accept):
-            await self._answered(message.jid, message.att, peer, "accept", "")
+            self.ledger.accepted(peer, message)
         elif isinstance(message, Refuse):
-            await self._answered(message.jid, message.att, peer, "refuse", f"{message.why} {message.detail}".strip())
+            self.ledger.refused(peer, message)
+        elif isinstance(message, Lost):
+            self.ledger.lost(peer, message)
+        elif isinstance(message, Fetch):
+            self._spawn(chunks(self, self.ledger, self._blobs, peer, message))
         elif isinstance(message, Sign):
-            asyncio.create_task(self._sign(peer, message))  # noqa: RUF006 - answers by itself
-        elif isinstance(message, Hello):
-            await self._hello(peer, message)
+            self._spawn(self._sign(peer, message))
+        elif isinstance(message, NextKey):
+            self._spawn(self.rotation.next_key(peer, message))
+        elif isinstance(message, SuccessorKnown):
+            self._spawn(self.rotation.successor_known(peer, message))
 
-    async def _hello(self, peer: Peer, hello: Hello) -> None:
+    def _hello(self, peer: Peer, received: Received, hello: Hello) -> None:
+        peer.key, peer.route, peer.address = received.peer, received.route, received.address
+        peer.version = max(1, min(hello.speaks, VERSION))
         peer.epoch, peer.facts = hello.epoch, hello.facts
+        if not peer.came(hello.facts, received.address):
+            log.error("%s: %s; it gets no jobs until an operator has looked", peer.name, peer.twin)
         if hello.mepoch > self._epoch:
-            self._send(peer, Bye(reason="this node has obeyed a newer master", retry_after_ms=5000))
+            self.send(peer, Bye(reason="this node has obeyed a newer master", retry_after_ms=5000))
             peer.route, peer.heard = b"", float("-inf")
             log.error(
-                "%s has obeyed a newer master (epoch %d; this has %d, from an old backup?) and takes no orders here",
+                "%s has obeyed a newer master (epoch %d; this has %d) and takes no orders here. If another master is"
+                " meant to rule, stop this one; if not: pgha-master init --supersede, and start this one again",
                 peer.name,
                 hello.mepoch,
                 self._epoch,
             )
             return
-        high = await self._store.begin_stream(peer.name, hello.epoch, max(hello.spool_lo, 1) - 1)
-        now = self._clock.now()
-        await self._store.seen(peer.name, peer.address, now, hello.facts.model_dump_json())
-        welcome = Welcome(name=peer.name, mepoch=self._epoch, hw=high, credit=CREDIT, now_ms=int(now * 1000))
-        self._send(peer, welcome)
-        await self._settle_forgotten(peer, hello)
-        for flight in list(self._flights.values()):
-            if flight.node == peer.name and flight.state == "queued":
-                self._push(flight)
-        await self._notify()
+        peer.heard = self._clock.monotonic()
+        self.ledger.hello(peer, hello)
+        self._spawn(self._welcome(peer, received.route, hello))
 
-    async def _settle_forgotten(self, peer: Peer, hello: Hello) -> None:
-        """A minion set up anew knows nothing of the jobs it had: what became of them cannot be known."""
-        known = {(job.jid, job.att) for job in hello.open}
-        for (jid, att), flight in list(self._flights.items()):
-            fresh_journal = hello.acked == 0 and hello.spool_hi == 0
-            if flight.node == peer.name and fresh_journal and (jid, att) not in known:
-                await self._move(flight, "forgotten", "the minion lost its journal while the job ran")
-
-    async def _event(self, peer: Peer, event: Event) -> None:
-        flight = self._flights.get((event.jid, event.att))
-        text, news = read_event(event)
-        state = flight.state if flight else "started"
-        after = jobs.step(state, jobs.arrived(event.kind, event.body))
-        change = (after, text if event.kind == "done" else "") if after != state or not flight else None
-        if flight is None and after not in jobs.ENDED:
-            change = None
-        high = await self._store.add_event(
-            peer.name, event.epoch, event.seq, event.jid, event.kind, text, self._clock.now(), change
+    async def _welcome(self, peer: Peer, route: bytes, hello: Hello) -> None:
+        kept = self._store.seen(peer.name, peer.key, peer.address, self._clock.now(), hello.facts.model_dump_json())
+        high = await self._store.begin_stream(peer.name, hello.epoch)
+        if await kept:
+            await self.reload_keys()  # its new key has spoken; the old one is no more
+        if peer.route != route:
+            return  # it has connected again meanwhile
+        peer.granted = self._credits.first(len(self.peers))
+        welcome = Welcome(
+            name=peer.name,
+            mepoch=self._epoch,
+            hw=high,
+            credit=peer.granted[0],
+            now_ms=self.ledger.now_ms(),
+            version=peer.version,
+            credit_bytes=peer.granted[1],
         )
-        if high < event.seq:
-            self._send(peer, Resync(epoch=event.epoch, from_seq=high + 1))
-            return
-        self._send(peer, Ack(epoch=event.epoch, seq=high))
-        if high == event.seq and flight is not None and flight.node == peer.name:
-            self._publish(flight, after, news)
-
-    def _publish(self, flight: Flight, after: str, news: News) -> None:
-        if after in jobs.ENDED:
-            self._flights.pop((flight.job.jid, flight.job.att), None)
-        if isinstance(news, Outcome):
-            flight.state = after
-        if not isinstance(news, str):
-            flight.news.put_nowait(news)
-        elif after != flight.state:
-            flight.state, flight.message = after, news
-            flight.news.put_nowait(after)
-
-    async def _answered(self, jid: str, att: int, peer: Peer, what: str, message: str) -> None:
-        flight = self._flights.get((jid, att))
-        if flight is not None and flight.node == peer.name:
-            await self._move(flight, what, message)
-
-    async def _move(self, flight: Flight, what: str, message: str) -> None:
-        after = jobs.step(flight.state, what)
-        if after == flight.state:
-            return
-        flight.state, flight.message = after, message
-        ended = self._clock.now() if after in jobs.ENDED else None
-        await self._store.job_state(flight.job.jid, flight.job.att, after, message, ended)
-        if ended is not None:
-            self._flights.pop((flight.job.jid, flight.job.att), None)
-        flight.news.put_nowait(after)
+        self.send(peer, self._signer.welcome(welcome, hello.nonce))
+        self.rotation.greeted(peer)
+        self.ledger.greeted(peer, high)
+        self._notify_soon()
 
     async def _sign(self, peer: Peer, message: Sign) -> None:
         try:
-            certificate, why = await self._signer(peer.name, message.cluster, message.name, message.csr), ""
+            certificate, why = await self._sign_request(peer.name, message.cluster, message.name, message.csr), ""
         except PghaError as error:
             certificate, why = "", str(error)[:500]
-        self._send(peer, Signed(request=message.request, certificate=certificate, why=why))
+        self.send(peer, Signed(request=message.request, certificate=certificate, why=why))
 
-    # ---- sending
-
-    def _push(self, flight: Flight) -> None:
-        flight.next_send = self._clock.monotonic() + RESEND_S
-        if self.connected(flight.node):
-            flight.sent = True
-            left_ms = flight.job.not_after_ms - int(self._clock.now() * 1000)
-            self._send(self.peers[flight.node], flight.job.model_copy(update={"ttl_ms": max(0, left_ms)}))
-
-    def _send(self, peer: Peer, message: Message) -> None:
-        self._router.send(peer.key, peer.route, encode(message))
+    # ---- time
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            await self._store.settle_overdue(self._clock.now() - OVERDUE_S)
             now = self._clock.monotonic()
-            for flight in list(self._flights.values()):
-                if self._clock.now() * 1000 > flight.job.not_after_ms:
-                    await self._move(flight, "deadline", "its deadline has passed")
-                elif flight.state == "queued" and now >= flight.next_send:
-                    self._push(flight)
-            await self._notify()
+            try:
+                await self.ledger.tick()
+            except PghaError as error:
+                log.error("jobs cannot be written down now: %s", error)
+            self._quarantined = {key: until for key, until in self._quarantined.items() if until > now}
+            for peer, credit in self._credits.turn(self.peers.values()):
+                self.send(peer, credit)
+            self._notify_soon()
+
+    def _notify_soon(self) -> None:
+        if not self._notifying:
+            self._notifying = True
+            self._loop.call_later(NOTIFY_S, lambda: self._spawn(self._notify()))
 
     async def _notify(self) -> None:
+        self._notifying = False
         async with self.telemetry:
             self.telemetry.notify_all()
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
 
-def read_event(event: Event) -> tuple[str, News]:
-    """The event's body as text, and what it says; for a change of state that is the reason, maybe empty.
-
-    Raises BusError for a body that is not what its kind has: whoever is told of it later could break on it.
-    """
-    try:
-        text = event.body.decode() or "{}"
-        body = json.loads(text)
-        if "\\ud" in text.lower():
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
-        if event.kind == "res":
-            return text, ResourceResult.model_validate(body)
-        if event.kind == "done":
-            return text, Outcome.model_validate(body)
-        if event.kind == "out":
-            return text, Output(str(body["stream"]), str(body["text"]))
-        return text, str(body.get("reason", ""))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BusError(f"event {event.seq} ({event.kind}) has a body that cannot be read") from None
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the bus: %s", error, exc_info=None if isinstance(error, PghaError) else error)

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ..common.clock import SystemClock
 from ..common.cluster import Cluster, Node
-from ..common.errors import DefinitionError, UserError
+from ..common.errors import DefinitionError, HostError, UserError
 from ..common.facts import HostFacts
 from ..common.keys import load_or_create, public_text
 from ..common.paths import Paths
+from ..common.signing import Signer
 from ..states import catalog
 from ..states.certificates import certificate
 from ..states.document import Context
 from ..states.resource import AnyResource
-from . import health, inventory
+from . import health, inventory, limits, resumption, retention
 from .authority import Authority
+from .blobs import Blobs
 from .hub import Hub
 from .operations import Operations
-from .setup import curve_key_path, load_settings, master_key_path
+from .rotation import KeyFiles
+from .setup import curve_key_path, load_settings, master_key_path, signing_key_path
 from .store import Store
+from .uploads import Uploads
 from .vault import Vault
 
 log = logging.getLogger("pgha.master")
+
+TIDY_S, BLOB_S, PENDING_S = 600.0, 3600.0, 7 * 86400.0
 
 
 class Master:
     """All that the verbs need. One per process."""
 
-    def __init__(self, paths: Paths) -> None:
-        """Raises UserError when not initialised, HostError when the store or a key cannot be used."""
+    def __init__(self, paths: Paths, died: Callable[[], None] = lambda: None) -> None:
+        """`died` is called when a part that all depends on has broken: the process must end.
+
+        Raises UserError when not initialised, HostError when the store or a key cannot be used.
+        """
         settings = load_settings(paths)
         self.paths, self.clock = paths, SystemClock()
         self.vault = Vault(master_key_path(paths), paths.state / "secrets")
@@ -39,25 +49,61 @@ class Master:
         keys = load_or_create(curve_key_path(paths))
         self.fingerprint = public_text(keys.public)
         self.listen = f"{settings.listen}:{settings.port}"
-        self.hub = Hub(self.store, keys, settings.listen, settings.port, self.clock, self.sign)
+        files = KeyFiles(curve_key_path(paths), signing_key_path(paths))
+        self.blobs = Blobs(paths.state / "blobs", self.vault)
+        self.uploads = Uploads(self.blobs, self.clock)
+        self._keep = settings.keep
+        self._beside: list[asyncio.Task[None]] = []
+        self.hub = Hub(
+            self.store,
+            self.vault,
+            keys,
+            Signer(files.signing),
+            self.blobs,
+            settings.listen,
+            settings.port,
+            self.clock,
+            self.sign,
+            died,
+            settings.min_protocol,
+            files,
+        )
         self.operations = Operations(self.store, self.clock)
         self.clusters: dict[str, Cluster] = {}
         self._authorities: dict[str, Authority] = {}
         self._judged: dict[str, health.ClusterHealth] = {}
 
     async def start(self) -> None:
-        await self.store.close_interrupted(self.clock.now())
+        limits.take_all()
+        recalled = await resumption.recall(self.store, self.clock.now())
         for name, text in (await self.store.definitions()).items():
             try:
                 self.clusters[name] = inventory.load(f"{name}, as it was applied last", text)[0]
             except DefinitionError as error:
                 log.error("the definition of %s that was applied last cannot be read any more: %s", name, error)
         await self.hub.start()
+        resumption.go_on(self, recalled)
+        works = (limits.watch(self), retention.keep_tidy(self.store, self.clock, self._keep), self._tidy())
+        self._beside = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self.operations.close()
         await self.hub.close()
         self.store.close()
+
+    async def _tidy(self) -> None:
+        """Files that no job wants any more, and keys that have stopped asking to be let in."""
+        while True:
+            try:
+                now = self.clock.now()
+                await asyncio.to_thread(self.blobs.keep_only, self.hub.ledger.blobs(), now - BLOB_S)
+                await self.store.forget_waiting(now - PENDING_S)
+            except (HostError, OSError) as error:
+                log.error("cannot tidy up: %s", error)
+            await asyncio.sleep(TIDY_S)
 
     # ---- what depends on several of them
 

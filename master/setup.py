@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..common.errors import HostError, UserError
 from ..common.keys import load_or_create, public_text
+from ..common.messages import OLDEST, VERSION
 from ..common.paths import Paths
+from .retention import Keep
+from .roles import Groups
 from .vault import create_key
 
 BUS_PORT = 7760
@@ -26,6 +28,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     listen: str = "0.0.0.0"  # noqa: S104 - minions dial in from everywhere; who gets in is decided by key
     port: int = BUS_PORT
+    min_protocol: int = Field(OLDEST, ge=OLDEST, le=VERSION)  # minions that speak less may only be upgraded
+    roles: Groups = Groups()
+    keep: Keep = Keep()
 
 
 def settings_path(paths: Paths) -> Path:
@@ -38,6 +43,10 @@ def master_key_path(paths: Paths) -> Path:
 
 def curve_key_path(paths: Paths) -> Path:
     return paths.pki / "master.curve"
+
+
+def signing_key_path(paths: Paths) -> Path:
+    return paths.pki / "master.signing"
 
 
 def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
@@ -55,8 +64,7 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
         keys = load_or_create(curve_key_path(paths))
         where = settings_path(paths)
         if settings is not None or not where.exists():
-            settings = settings or Settings()
-            where.write_text(f"listen: {settings.listen}\nport: {settings.port}\n")
+            _write(where, settings or Settings())
         if paths.root == Path("/") and os.geteuid() == 0:
             folders = (paths.etc, paths.clusters, paths.pki, paths.state)
             _give_to_the_service((*folders, master_key_path(paths), curve_key_path(paths), where))
@@ -73,6 +81,15 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
     }
 
 
+def _write(where: Path, settings: Settings) -> None:
+    """Set where to listen, and leave everything else in the file as it is."""
+    yaml = YAML()
+    whole = (yaml.load(where.read_text()) if where.exists() else None) or {}
+    whole["listen"], whole["port"] = settings.listen, settings.port
+    with where.open("w") as file:
+        yaml.dump(whole, file)
+
+
 def load_settings(paths: Paths) -> Settings:
     """Raises UserError when the master has not been initialised or its settings are wrong."""
     where = settings_path(paths)
@@ -85,15 +102,6 @@ def load_settings(paths: Paths) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise UserError(f"{where}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
-
-
-def open_socket_to_group(socket: Path, group: str = "pgha") -> None:
-    """0660 for the operators' group where there is one, else for the owner alone."""
-    try:
-        os.chown(socket, -1, grp.getgrnam(group).gr_gid)
-        socket.chmod(0o660)
-    except (KeyError, PermissionError):
-        socket.chmod(0o600)
 
 
 def _give_to_the_service(made: Iterable[Path], user: str = "pgha") -> None:

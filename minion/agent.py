@@ -3,8 +3,8 @@
 Rules:
 1. A line on which the master has said nothing for `SILENCE_S` is dead, whatever TCP believes; a new one is made.
 2. Reconnects are jittered, so a fleet does not come back in step after a restart of its master.
-3. Events go out in order, at most `credit` unacknowledged; on every new line they start after what the master stored.
-4. ACCEPT is sent only after the journal has the job.
+3. Nobody is obeyed who has not signed: a WELCOME holds the nonce of this HELLO, a job is for this minion.
+4. ACCEPT is sent only after the journal has the job. Deadlines are told in the master's time.
 """
 
 from __future__ import annotations
@@ -17,38 +17,53 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from .. import __version__
 from ..common.bus import Dialer
 from ..common.codec import decode, encode
-from ..common.errors import ActionFailed, BusError
+from ..common.errors import ActionFailed, BusError, HostError
+from ..common.failpoint import reach
 from ..common.keys import KeyPair
 from ..common.messages import (
+    OLDEST,
     TO_MINION,
+    VERSION,
     Accept,
     Ack,
+    Answer,
     Bye,
     Cancel,
-    Event,
+    Chunk,
+    Credit,
     Hello,
     Job,
     Message,
+    NextKey,
+    NextKeyKnown,
     Ping,
     Pong,
     Refuse,
     Resync,
+    Rotate,
     Sign,
     Signed,
+    Successor,
+    SuccessorKnown,
     Telemetry,
     Welcome,
 )
+from ..common.signing import Verifier
+from .blobs import Fetcher
 from .enrol import ask
 from .journal import Journal
+from .outbox import Outbox
 from .settings import Settings
 from .survey import survey
 from .telemetry import POLL_S, Sampler
+from .trust import Identity, MasterKeys, Trust
 from .worker import Worker
 
 log = logging.getLogger("pgha.minion")
@@ -57,7 +72,10 @@ PING_S = 5.0
 SILENCE_S = 20.0
 WELCOME_S = 5.0
 SIGN_S = 15.0
+TIDY_S = 60.0
 BACKOFF_S = (0.5, 15.0)
+DOCUMENT_BYTES = 64 * 1024 * 1024
+CANCELLED_MS = 24 * 3600 * 1000  # a job that was cancelled before it came would be long expired then
 
 
 class _Farewell(BusError):
@@ -70,18 +88,28 @@ class _Farewell(BusError):
 
 @dataclass
 class _Line:
-    """One connection, from WELCOME on."""
+    """One connection, from WELCOME on. `offset_ms` is the master's time less this host's time since boot."""
 
     dialer: Dialer
-    sent: int  # the highest event sent on it
-    credit: int
-    heard: float
+    outbox: Outbox
+    verifier: Verifier
+    version: int
+    offset_ms: int
+    heard: float = field(default_factory=time.monotonic)
+
+    def now_ms(self) -> int:
+        """The master's time."""
+        return _boot_ms() + self.offset_ms
+
+    async def send(self, message: Message) -> bool:
+        return message.first <= self.version and await self.dialer.send(encode(message, self.version))
 
 
 @dataclass
 class Agent:
     settings: Settings
-    keys: KeyPair
+    identity: Identity
+    trust: Trust
     journal: Journal
     worker: Worker = field(init=False)
     sampler: Sampler = field(init=False)
@@ -96,6 +124,8 @@ class Agent:
         self._welcomed = threading.Condition()
         self._requests: dict[int, asyncio.Future[Signed]] = {}
         self._line: _Line | None = None
+        self._attempt = 0
+        self._fetcher = Fetcher(self._loop, self._send)
 
     # ---- called from the worker's thread
 
@@ -111,6 +141,10 @@ class Agent:
         """The certificate for that request. Raises ActionFailed when the master refuses or does not answer."""
         return asyncio.run_coroutine_threadsafe(self._sign(cluster, name, csr), self._loop).result(SIGN_S * 4)
 
+    def fetch(self, sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        """A file or document from the master. Raises HostError."""
+        self._fetcher.fetch(sha256, size, file, cancelled)
+
     def confirm(self, timeout_s: float) -> bool:
         """True when the master says WELCOME on a connection made after this call, within the time."""
         with self._welcomed:
@@ -124,7 +158,7 @@ class Agent:
         self._stopping.set()
 
     async def run(self) -> None:
-        sampling = asyncio.create_task(self._sample())
+        beside = [asyncio.create_task(self._sample()), asyncio.create_task(self._tidy())]
         low, high = BACKOFF_S
         pause = low
         try:
@@ -145,9 +179,9 @@ class Agent:
                 pause = low if time.monotonic() - began > 60 else min(pause * 2, high)
                 await self._rest(random.uniform(0.5, 1.0) * pause)  # noqa: S311 - jitter, no secret
         finally:
-            sampling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sampling
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             self.worker.close()
 
     async def _session(self) -> bool:
@@ -155,19 +189,23 @@ class Agent:
 
         Raises BusError when it breaks.
         """
-        dialer = Dialer(self.settings.bus_address, self.settings.server_key, self.keys)
+        pairs = [(master, mine) for mine in self.identity.candidates() for master in self.trust.candidates()]
+        master, mine = pairs[self._attempt % len(pairs)]
+        dialer = Dialer(self.settings.bus_address, master.server, mine)
         self._reconnect.clear()
         try:
-            welcome = await self._greet(dialer)
-            if welcome is None:
-                return await self._knock()
-            await self._serve(_Line(dialer, welcome.hw, welcome.credit, time.monotonic()))
+            line = await self._greet(dialer, master, mine)
+            if line is None:
+                self._attempt += 1
+                return self._attempt % len(pairs) != 0 or await self._knock()
+            await self._serve(line)
             return False
         finally:
             self._line = None
             dialer.close()
 
-    async def _greet(self, dialer: Dialer) -> Welcome | None:
+    async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
+        nonce = os.urandom(16)
         hello = Hello(
             epoch=self.journal.epoch,
             spool_lo=self.journal.lowest(),
@@ -176,6 +214,8 @@ class Agent:
             mepoch=self.journal.master_epoch,
             open=self.journal.open_jobs(),
             facts=await asyncio.to_thread(survey, __version__),
+            speaks=VERSION,
+            nonce=nonce,
         )
         deadline = time.monotonic() + WELCOME_S
         sent = False
@@ -188,25 +228,41 @@ class Agent:
             if isinstance(message, Bye):
                 raise _Farewell(message)
             if isinstance(message, Welcome):
-                return self._welcome(message)
+                line = self._welcome(dialer, message, nonce, master)
+                self.identity.greeted(mine)
+                return line
         return None
 
-    def _welcome(self, welcome: Welcome) -> Welcome:
+    def _welcome(self, dialer: Dialer, welcome: Welcome, nonce: bytes, master: MasterKeys) -> _Line:
+        """Raises BusError when whoever speaks there is not to be obeyed."""
+        if not OLDEST < welcome.version <= VERSION:
+            raise BusError("this master is older than this minion; upgrade the master first")
+        signing = master.signing or welcome.signing_key
+        if welcome.signing_key != signing or len(signing) != 32 or not Verifier(signing).welcome(welcome, nonce):
+            raise BusError(
+                "who answers has the master's CURVE key and not its signing key; not obeyed. If the master was set up "
+                f"anew: remove {self.trust.path} and enrol again"
+            )
         if welcome.mepoch < self.journal.master_epoch:
             raise BusError("this master has been replaced by a newer one; not taking orders from it")
         if welcome.mepoch > self.journal.master_epoch:
             self.journal.remember_master_epoch(welcome.mepoch)
-        if welcome.hw > self.journal.acked:
-            self.journal.acknowledge(welcome.hw)
+        self.trust.greeted(master, signing, self.settings.server_key)
+        self.journal.acknowledge(welcome.hw)
         with self._welcomed:
             self._welcomes += 1
             self._welcomed.notify_all()
         log.info("connected to the master as %s", welcome.name)
-        return welcome
+        outbox = Outbox(self.journal, welcome.hw, welcome.credit, welcome.credit_bytes)
+        return _Line(dialer, outbox, Verifier(signing), welcome.version, welcome.now_ms - _boot_ms())
 
     async def _serve(self, line: _Line) -> None:
         self._line = line
         self._news.set()
+        if self.identity.next is not None:
+            await line.send(NextKey(public=self.identity.next.public))
+        if self.trust.next is not None:
+            await line.send(SuccessorKnown(server_key=self.trust.next.server))
         ends = (self._reconnect.wait(), self._stopping.wait())
         works = (self._listen(line), self._report(line), self._beat(line))
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work) for work in (*works, *ends)]
@@ -230,73 +286,142 @@ class Agent:
 
     async def _take(self, message: Message, line: _Line) -> None:
         if isinstance(message, Job):
-            await line.dialer.send(encode(self._order(message)))
+            answer = self._order(message, line)
+            if answer is not None:
+                reach("agent.accept.before_send")
+                await line.send(answer)
         elif isinstance(message, Ack):
             if message.epoch == self.journal.epoch:
                 self.journal.acknowledge(message.seq)
+                line.outbox.acknowledge(message.seq)
                 self._news.set()
         elif isinstance(message, Resync):
-            line.sent = message.from_seq - 1
+            line.outbox.resync(message.from_seq)
             self._news.set()
+        elif isinstance(message, Credit):
+            line.outbox.grant(message.events, message.bytes)
+            self._news.set()
+        elif isinstance(message, Chunk):
+            self._fetcher.take(message)
         elif isinstance(message, Cancel):
-            self.worker.cancel(message.jid, message.att)
+            self._cancel(message, line)
         elif isinstance(message, Signed):
             waiting = self._requests.pop(message.request, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
+        elif isinstance(message, (Rotate, NextKeyKnown, Successor)):
+            await self._change_keys(message, line)
         elif isinstance(message, Bye):
             raise _Farewell(message)
         else:
             assert isinstance(message, (Welcome, Pong))
 
-    def _order(self, job: Job) -> Accept | Refuse:
-        """Take the job, once. A job seen before is accepted again and not started again."""
-        now_ms = int(time.time() * 1000)
-        if self.journal.seen(job.jid, job.att):
-            return Accept(jid=job.jid, att=job.att)
+    def _order(self, job: Job, line: _Line) -> Accept | Refuse | None:
+        """Take the job, once. A job seen before is accepted again and not started again; a query is just answered."""
+        if job.minion != self.settings.name:
+            return Refuse(jid=job.jid, att=job.att, why="not_mine", detail=f"this is {self.settings.name}")
+        if not line.verifier.job(job):
+            return Refuse(jid=job.jid, att=job.att, why="bad_signature")
         if job.mepoch < self.journal.master_epoch:
             return Refuse(jid=job.jid, att=job.att, why="stale_epoch")
-        if job.not_after_ms < now_ms and job.ttl_ms <= 0:
-            return Refuse(jid=job.jid, att=job.att, why="expired")
-        if hashlib.sha256(job.document).hexdigest() != job.sha256:
+        if job.size > DOCUMENT_BYTES:
+            return Refuse(jid=job.jid, att=job.att, why="too_big")
+        if job.document and hashlib.sha256(job.document).hexdigest() != job.sha256:
             return Refuse(jid=job.jid, att=job.att, why="bad_document")
-        self.journal.prune(now_ms)
-        if self.journal.accept(job.jid, job.att, job.cls, max(job.not_after_ms, now_ms + job.ttl_ms)):
-            self.worker.submit(job)
+        try:
+            if not job.query and self.journal.seen(job.jid, job.att):
+                return Accept(jid=job.jid, att=job.att)
+            if line.now_ms() > job.not_after_ms:
+                return Refuse(jid=job.jid, att=job.att, why="expired")
+            if job.query:
+                self.worker.ask(job, self._answer)
+                return None
+            if self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms):
+                self.worker.submit(job)
+        except HostError as error:
+            return Refuse(jid=job.jid, att=job.att, why="busy", detail=str(error)[:500])
         return Accept(jid=job.jid, att=job.att)
 
+    def _cancel(self, cancel: Cancel, line: _Line) -> None:
+        """End it. One that has not come yet is remembered as cancelled, should it come."""
+        if self.worker.has(cancel.jid, cancel.att):
+            self.worker.cancel(cancel.jid, cancel.att)
+            return
+        try:
+            if not self.journal.seen(cancel.jid, cancel.att):
+                self.journal.never(cancel.jid, cancel.att, line.now_ms() + CANCELLED_MS)
+                self._news.set()
+        except HostError as error:
+            log.error("a cancel is not written down: %s", error)
+
+    async def _change_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
+        if isinstance(message, Rotate):
+            await line.send(NextKey(public=self.identity.make_next().public))
+        elif isinstance(message, NextKeyKnown):
+            if self.identity.next_is_known(message.public):
+                log.info("this minion's next key is known to the master; connecting with it")
+                self._attempt = 0
+                self._reconnect.set()
+        elif line.verifier.successor(message):
+            if self.trust.next != MasterKeys(message.server_key, message.signing_key):
+                self.trust.succeed(message, self.settings.server_key)
+            await line.send(SuccessorKnown(server_key=message.server_key))
+        else:
+            raise BusError("the master's next keys are not signed with the key it has")
+
+    def _answer(self, answer: Answer) -> None:
+        """Called from a query's thread, or from the loop for one that waited for nothing."""
+        asyncio.run_coroutine_threadsafe(self._send(answer), self._loop)
+
+    async def _send(self, message: Message) -> bool:
+        """On the line there is. False when there is none, or it does not take it; for what is asked again."""
+        try:
+            return self._line is not None and await self._line.send(message)
+        except BusError as error:
+            log.error("not sent: %s", error)
+            return False
+
     async def _report(self, line: _Line) -> None:
-        """Send what the journal holds, within the credit; go back to what RESYNC says."""
+        """Send what the journal holds, within the credit."""
         while True:
             await self._news.wait()
             self._news.clear()
-            while (room := self.journal.acked + line.credit - line.sent) > 0:
-                events = self.journal.events_after(line.sent, min(room, 64))
-                if not events:
-                    break
-                for event in events:
-                    message = Event(
-                        epoch=self.journal.epoch,
-                        seq=event.seq,
-                        jid=event.jid,
-                        att=event.att,
-                        kind=event.kind,
-                        body=event.body,
-                    )
-                    while not await line.dialer.send(encode(message)):
+            room = True
+            while room and (messages := line.outbox.next()):
+                for message in messages:
+                    reach("agent.event.before_send")
+                    while not await line.send(message):
                         await asyncio.sleep(0.02)
-                    line.sent = event.seq
+                    room = line.outbox.took(message)
+                    if not room:
+                        break
 
     async def _beat(self, line: _Line) -> None:
         """PING; and when a whole beat long nothing that was sent has been acknowledged, it is sent again."""
-        acked = -1
         while True:
-            await line.dialer.send(encode(Ping(mono_ms=int(time.monotonic() * 1000), running=self.worker.running())))
-            if acked == self.journal.acked < line.sent:
-                line.sent = acked
+            events, size = self.journal.waiting
+            await line.send(
+                Ping(
+                    mono_ms=int(time.monotonic() * 1000),
+                    running=self.worker.running(),
+                    spool=events,
+                    spool_bytes=size,
+                    trouble=self.worker.trouble,
+                )
+            )
+            if line.outbox.beat():
                 self._news.set()
-            acked = self.journal.acked
             await asyncio.sleep(PING_S)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            if self._line is None:
+                continue  # only the master knows what time it is
+            try:
+                await asyncio.to_thread(self.journal.tidy, self._line.now_ms())
+            except HostError as error:
+                log.error("%s", error)
 
     async def _sample(self) -> None:
         """Telemetry is never kept: a sample goes out when there is a line, or not at all."""
@@ -305,8 +430,8 @@ class Agent:
             self._ended.clear()
             try:
                 sample = await asyncio.to_thread(look)
-                if sample is not None and self._line is not None:
-                    await self._line.dialer.send(encode(Telemetry(sample=sample)))
+                if sample is not None and not self.journal.full:
+                    await self._send(Telemetry(sample=sample))
             except Exception:
                 log.exception("this sample is lost; the next one is tried")
             with contextlib.suppress(asyncio.TimeoutError):
@@ -318,8 +443,7 @@ class Agent:
             future: asyncio.Future[Signed] = self._loop.create_future()
             self._requests[request] = future
             try:
-                if self._line is not None:
-                    await self._line.dialer.send(encode(Sign(request=request, cluster=cluster, name=name, csr=csr)))
+                await self._send(Sign(request=request, cluster=cluster, name=name, csr=csr))
                 signed = await asyncio.wait_for(future, SIGN_S)
             except asyncio.TimeoutError:
                 continue
@@ -334,7 +458,7 @@ class Agent:
         """Ask at the enrolment port what is wrong, until the key is accepted (True) or nobody answers (False)."""
         told = ""
         while not self._stopping.is_set():
-            answer = await ask(self.settings, self.keys)
+            answer = await ask(self.settings, self.identity.now, server=self.trust.now.server)
             if answer is None:
                 log.warning(
                     "no answer from the master at %s; check that it runs, its address and fingerprint, and firewalls",
@@ -352,3 +476,8 @@ class Agent:
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _boot_ms() -> int:
+    """Milliseconds since boot, also those that the host was suspended; nobody can set this clock."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)

@@ -82,36 +82,34 @@ def enrol(master: str, fingerprint: str, name: str | None, token: str, token_fro
 def run() -> None:
     """Run the daemon in the foreground (systemd does this)."""
     from ..common.errors import PghaError
-    from ..common.keys import load_or_create
-    from ..common.paths import Paths
-    from .journal import Journal
-    from .settings import MinionPaths, load
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    paths = MinionPaths(Paths.from_environment())
     try:
-        asyncio.run(_run(load(paths.settings), load_or_create(paths.key), Journal(paths.journal)))
+        asyncio.run(_run())
     except PghaError as error:
         _fail(str(error))
 
 
-async def _run(settings: object, keys: object, journal: object) -> None:
-    from ..common.keys import KeyPair
+async def _run() -> None:
     from ..common.notify import notify
+    from ..common.paths import Paths
     from . import apt
     from .agent import Agent
     from .functions.upgrade import settle
     from .host import Host, execute
     from .journal import Journal
-    from .settings import Settings
+    from .settings import MinionPaths, load
     from .telemetry import Sampler
+    from .trust import Identity, Trust
     from .worker import Worker
 
-    assert isinstance(settings, Settings) and isinstance(keys, KeyPair) and isinstance(journal, Journal)
+    paths = MinionPaths(Paths.from_environment())
+    settings, identity = load(paths.settings), Identity(paths.key)
+    trust, journal = Trust.load(paths.trust, settings.server_key), Journal(paths.journal)
     apt.let_services_start()
-    agent = Agent(settings, keys, journal)
+    agent = Agent(settings, identity, trust, journal)
     host = Host(agent.sign, agent.confirm)
-    agent.worker = Worker(journal, host, agent.wake, agent.ended)
+    agent.worker = Worker(journal, host, agent.wake, agent.ended, agent.fetch)
     agent.sampler = Sampler(Host(agent.sign, agent.confirm))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

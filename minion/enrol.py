@@ -18,14 +18,17 @@ from .settings import Settings
 ANSWER_S = 3.0
 
 
-async def ask(settings: Settings, keys: KeyPair, answer_s: float = ANSWER_S) -> Enrolled | None:
-    """Where this key stands at the master; None when nobody answered in time."""
+async def ask(settings: Settings, keys: KeyPair, answer_s: float = ANSWER_S, server: bytes = b"") -> Enrolled | None:
+    """Where this key stands at the master; None when nobody answered in time.
+
+    `server` is the master's key when it is not the one that this host was enrolled with any more.
+    """
     token_id, proof, nonce = "", b"", os.urandom(16)
     if settings.token:
         token_id, _, secret = settings.token.partition(".")
         proof = token_proof(secret, keys.public, settings.name, nonce)
     request = Enrol(name=settings.name, machine_id=machine_id(), nonce=nonce, token_id=token_id, proof=proof)
-    dialer = Dialer(settings.enrol_address, settings.server_key, keys)
+    dialer = Dialer(settings.enrol_address, server or settings.server_key, keys)
     try:
         deadline, sent = time.monotonic() + answer_s, False
         while time.monotonic() < deadline:

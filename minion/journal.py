@@ -5,8 +5,10 @@ Rules:
 2. A change of a job's state and the event that tells of it are one transaction.
 3. After a crash every `started` job is `interrupted`, with its event; it never runs again by itself.
 4. No job's document is kept here: it may hold secrets, and an interrupted job is not resumed from it.
+5. Acknowledged events stay as a ring for a day, up to 64 MiB: a master restored from a backup asks for them again.
+6. An event is never dropped. A full spool makes the worker wait.
 
-One connection, shared under a lock: the agent's loop and the worker's thread both write.
+One connection, shared under a lock: the agent's loop and the worker's threads write.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.errors import HostError
+from ..common.failpoint import reach
 from ..common.messages import EventKind, OpenJob
-from ..common.sqlite import Connection, open_database
+from ..common.sqlite import Connection, SQLError, open_database
 
-_SCHEMA = """
+_FIRST = """
 create table if not exists meta (key text primary key, value text not null);
 create table if not exists jobs (
     jid text not null, att integer not null, cls text not null, state text not null,
@@ -31,7 +36,11 @@ create table if not exists events (
     seq integer primary key, jid text not null, att integer not null, kind text not null, body blob not null);
 create table if not exists debts (id text primary key);
 """
-_KEEP_ACKNOWLEDGED = 1000  # rows, of which an output line has up to 32 KiB: a restored master can ask for them again
+_SECOND = "alter table events add column at real not null default 0"
+_STEPS = (_FIRST, _SECOND)
+
+SPOOL_BYTES = 256 * 1024 * 1024  # not acknowledged
+RING_BYTES, RING_S = 64 * 1024 * 1024, 24 * 3600.0  # acknowledged
 _FORGET_AFTER_MS = 24 * 3600 * 1000
 
 
@@ -45,12 +54,18 @@ class StoredEvent:
 
 
 class Journal:
+    """Every method that writes raises HostError when the disk refuses; then nothing of it was written."""
+
     def __init__(self, path: Path) -> None:
         """Open or create. Raises HostError when the disk refuses, with what to do."""
         self._lock = threading.RLock()
-        self._db = open_database(path, "journal", (_SCHEMA,))
+        self._db = open_database(path, "journal", _STEPS)
         self.epoch = self._meta("epoch", os.urandom(8).hex())
         self._acked = int(self._meta("acked", "0"))
+        self._mepoch = int(self._meta("mepoch", "0"))
+        self._kept = self._acked, self._mepoch  # as they are written down
+        self._high, self._waiting_bytes = 0, 0
+        self._count()
         self._interrupt_what_was_running()
 
     # ---- jobs
@@ -62,24 +77,34 @@ class Journal:
 
     def accept(self, jid: str, att: int, cls: str, not_after_ms: int) -> bool:
         """True when this is the first time; then the caller may start it, once."""
-        with self._transaction() as db:
+        with self._transaction("accept") as db:
             added = db.execute(
                 "insert or ignore into jobs (jid, att, cls, state, not_after_ms) values (?,?,?,'accepted',?)",
                 (jid, att, cls, not_after_ms),
             ).rowcount
         return added == 1
 
+    def never(self, jid: str, att: int, not_after_ms: int) -> None:
+        """That job was cancelled before it came. Should it come yet, it has been seen."""
+        with self._transaction("never") as db:
+            added = db.execute(
+                "insert or ignore into jobs (jid, att, cls, state, not_after_ms) values (?,?,'call','cancelled',?)",
+                (jid, att, not_after_ms),
+            ).rowcount
+            if added:
+                self._append(jid, att, "cancelled", {"reason": "it had not begun"})
+
     def start(self, jid: str, att: int) -> None:
-        with self._transaction():
+        with self._transaction("start"):
             self._set_state(jid, att, "started")
             self._append(jid, att, "started", {})
 
     def record(self, jid: str, att: int, kind: EventKind, body: dict[str, object]) -> None:
-        with self._transaction():
+        with self._transaction("record"):
             self._append(jid, att, kind, body)
 
     def finish(self, jid: str, att: int, kind: EventKind, body: dict[str, object]) -> None:
-        with self._transaction():
+        with self._transaction("finish"):
             self._set_state(jid, att, "finished" if kind == "done" else kind)
             self._append(jid, att, kind, body)
 
@@ -87,17 +112,28 @@ class Journal:
         """Jobs that have not ended."""
         with self._lock:
             rows = self._db.execute(
-                "select jid, att, state from jobs where state in ('accepted','started') order by jid limit 100"
+                "select jid, att, state from jobs where state in ('accepted','started') order by jid"
             ).fetchall()
         return tuple(OpenJob(jid=jid, att=att, state=state) for jid, att, state in rows)
 
-    def prune(self, now_ms: int) -> None:
-        """Forget jobs a day after their deadline: one that old would be refused as expired anyway."""
-        with self._transaction() as db:
+    def tidy(self, now_ms: int) -> None:
+        """Forget jobs a day after their deadline (one that old would be refused), and what the ring has no room for.
+
+        `now_ms` is the master's time, as deadlines are.
+        """
+        with self._transaction("tidy") as db:
             db.execute(
                 "delete from jobs where not_after_ms < ? and state not in ('accepted','started')",
                 (now_ms - _FORGET_AFTER_MS,),
             )
+            db.execute("delete from events where seq <= ? and at < ?", (self._acked, time.time() - RING_S))
+            row = db.execute(
+                "select seq from (select seq, sum(length(body)) over (order by seq desc) as size from events"
+                " where seq <= ?) where size > ? order by seq desc limit 1",
+                (self._acked, RING_BYTES),
+            ).fetchone()
+            if row is not None:
+                db.execute("delete from events where seq <= ?", (row[0],))
 
     # ---- events
 
@@ -105,16 +141,23 @@ class Journal:
     def acked(self) -> int:
         return self._acked
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Events, and their bytes, that are not acknowledged."""
+        return self._high - self._acked, self._waiting_bytes
+
+    @property
+    def full(self) -> bool:
+        return self._waiting_bytes > SPOOL_BYTES
+
     def highest(self) -> int:
-        with self._lock:
-            row = self._db.execute("select max(seq) from events").fetchone()
-        return max(int(row[0] or 0), self._acked)
+        return self._high
 
     def lowest(self) -> int:
         """The oldest event still held; one more than the highest when none is."""
         with self._lock:
             row = self._db.execute("select min(seq) from events").fetchone()
-        return int(row[0]) if row[0] is not None else self.highest() + 1
+        return int(row[0]) if row[0] is not None else self._high + 1
 
     def events_after(self, seq: int, limit: int) -> list[StoredEvent]:
         with self._lock:
@@ -124,26 +167,31 @@ class Journal:
         return [StoredEvent(*row) for row in rows]
 
     def acknowledge(self, seq: int) -> None:
-        """The master has stored all up to `seq`. The newest of them stay as a ring."""
-        with self._transaction() as db:
-            self._acked = max(self._acked, min(seq, self.highest()))
-            self._set_meta("acked", str(self._acked))
-            db.execute("delete from events where seq <= ?", (self._acked - _KEEP_ACKNOWLEDGED,))
+        """The master has stored all up to `seq`. Written down with the next transaction: lost, it is told again."""
+        with self._lock:
+            before, self._acked = self._acked, max(self._acked, min(seq, self._high))
+            if self._acked > before:
+                (size,) = self._db.execute(
+                    "select coalesce(sum(length(body)), 0) from events where seq > ? and seq <= ?",
+                    (before, self._acked),
+                ).fetchone()
+                self._waiting_bytes = max(0, self._waiting_bytes - int(size))
 
     # ---- the highest epoch of a master ever seen: a master that is behind it is an old one
 
     @property
     def master_epoch(self) -> int:
-        return int(self._meta("mepoch", "0"))
+        return self._mepoch
 
     def remember_master_epoch(self, mepoch: int) -> None:
-        with self._transaction():
-            self._set_meta("mepoch", str(mepoch))
+        """Written down with the next transaction: the first job of that master is one."""
+        with self._lock:
+            self._mepoch = max(self._mepoch, mepoch)
 
     # ---- debts (states.converge.Debts)
 
     def owe(self, resource_id: str) -> None:
-        with self._transaction() as db:
+        with self._transaction("owe") as db:
             db.execute("insert or ignore into debts values (?)", (resource_id,))
 
     def owed(self, resource_id: str) -> bool:
@@ -152,7 +200,7 @@ class Journal:
 
     def settle(self, resource_id: str) -> None:
         if self.owed(resource_id):
-            with self._transaction() as db:
+            with self._transaction("settle") as db:
                 db.execute("delete from debts where id=?", (resource_id,))
 
     def debts(self) -> set[str]:
@@ -165,29 +213,56 @@ class Journal:
     # ---- below: inside a transaction
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, name: str) -> Iterator[Connection]:
+        """One transaction, or a part of the one that is open. Raises HostError when it is not written."""
         with self._lock:
             if self._db.in_transaction:
                 yield self._db
                 return
-            self._db.execute("begin immediate")
             try:
+                self._db.execute("begin immediate")
                 yield self._db
-            except BaseException:
-                self._db.execute("rollback")
+                told = self._acked, self._mepoch
+                if told != self._kept:
+                    self._set_meta("acked", str(told[0]))
+                    self._set_meta("mepoch", str(told[1]))
+                reach(f"journal.{name}.before")
+                self._db.execute("commit")
+            except BaseException as error:
+                self._undo()
+                if isinstance(error, (SQLError, OSError)):
+                    raise HostError(f"the journal does not take the write: {error}") from None
                 raise
-            self._db.execute("commit")
+            self._kept = told
+        reach(f"journal.{name}.after")
+
+    def _undo(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+        self._count()
+
+    def _count(self) -> None:
+        (highest,) = self._db.execute("select max(seq) from events").fetchone()
+        self._high = max(int(highest or 0), self._acked)
+        (size,) = self._db.execute(
+            "select coalesce(sum(length(body)), 0) from events where seq > ?", (self._acked,)
+        ).fetchone()
+        self._waiting_bytes = int(size)
 
     def _append(self, jid: str, att: int, kind: EventKind, body: dict[str, object]) -> None:
-        seq = self.highest() + 1
         data = json.dumps(body, separators=(",", ":")).encode()
-        self._db.execute("insert into events values (?,?,?,?,?)", (seq, jid, att, kind, data))
+        self._db.execute(
+            "insert into events (seq, jid, att, kind, body, at) values (?,?,?,?,?,?)",
+            (self._high + 1, jid, att, kind, data, time.time()),
+        )
+        self._high += 1
+        self._waiting_bytes += len(data)
 
     def _set_state(self, jid: str, att: int, state: str) -> None:
         self._db.execute("update jobs set state=? where jid=? and att=?", (state, jid, att))
 
     def _interrupt_what_was_running(self) -> None:
-        with self._transaction() as db:
+        with self._transaction("interrupt") as db:
             rows = db.execute("select jid, att from jobs where state in ('accepted','started')").fetchall()
             for jid, att in rows:
                 self.finish(jid, att, "interrupted", {"reason": "the minion was restarted while the job ran"})

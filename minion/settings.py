@@ -53,6 +53,10 @@ class MinionPaths:
         return self.paths.pki / "minion.key"
 
     @property
+    def trust(self) -> Path:
+        return self.paths.pki / "master.trust"
+
+    @property
     def journal(self) -> Path:
         return self.paths.state / "journal.db"
 

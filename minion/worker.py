@@ -1,7 +1,10 @@
-"""Runs jobs: documents one at a time in one thread, calls beside them. Everything that happens becomes a journal row.
+"""Runs jobs: documents one at a time in one thread, calls beside them, queries beside both.
 
-The worker decides nothing about connections; `wake` tells the agent that the journal holds something new to send,
+Everything that happens to a job becomes a journal row before anybody is told; a query is not journaled, only answered.
+The worker decides nothing about connections: `wake` tells the agent that the journal holds something new to send,
 `ended` that a job is over.
+
+While the spool is full, or the disk refuses, work waits: nothing that happened is left out, and nothing new begins.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from io import BytesIO
+from typing import BinaryIO, Literal
 
-from ..common.errors import ActionFailed, PghaError
-from ..common.messages import EventKind, Job, Running
+from ..common import functions
+from ..common.errors import HostError, PghaError, UserError
+from ..common.failpoint import reach
+from ..common.messages import Answer, EventKind, Job, Running
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.converge import Debts, MemoryDebts, converge
 from ..states.kinds import decode
@@ -28,6 +34,14 @@ log = logging.getLogger("pgha.minion.worker")
 
 LEAVE_S = 8.0  # more than a command gets between SIGTERM and SIGKILL
 OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
+RETRY_S = 0.5
+
+Cancelled = Callable[[], bool]
+Fetch = Callable[[str, int, BinaryIO, Cancelled], None]
+"""(SHA-256, size, where to write, whether to give up). Raises HostError."""
+
+Stream = Literal["stdout", "stderr"]
+_AT_ONCE = b'{"function":"ping"'  # waits for nothing, so no thread is worth it
 
 
 @dataclass
@@ -35,16 +49,22 @@ class _Current:
     job: Job
     since: float
     resource: str = ""
+    came: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))  # also counts suspended time
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class Worker:
-    def __init__(self, journal: Journal, system: System, wake: Callable[[], None], ended: Callable[[], None]) -> None:
-        self._journal, self._system, self._wake, self._ended = journal, system, wake, ended
+    def __init__(
+        self, journal: Journal, system: System, wake: Callable[[], None], ended: Callable[[], None], fetch: Fetch
+    ) -> None:
+        self._journal, self._system, self._wake, self._ended, self._fetch = journal, system, wake, ended, fetch
         self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
+        self._queries = ThreadPoolExecutor(8, thread_name_prefix="query")
         self._current: dict[tuple[str, int], _Current] = {}
         self._turns: set[Future[None]] = set()
+        self._closing = threading.Event()
+        self.trouble = ""  # why nothing can be written down at the moment
 
     def submit(self, job: Job) -> None:
         """Queue a job that the journal has just accepted for the first time."""
@@ -57,6 +77,19 @@ class Worker:
         if current := self._current.get((jid, att)):
             current.cancelled.set()
 
+    def has(self, jid: str, att: int) -> bool:
+        return (jid, att) in self._current
+
+    def ask(self, job: Job, answer: Callable[[Answer], None]) -> None:
+        """Answer a query, from a thread of its own. One that is being answered already is not asked twice."""
+        if (job.jid, job.att) in self._current:
+            return
+        current = self._current[job.jid, job.att] = _Current(job, time.monotonic())
+        if job.document.startswith(_AT_ONCE):
+            self._query(current, answer)
+        else:
+            self._queries.submit(self._query, current, answer)
+
     def running(self) -> tuple[Running, ...]:
         """What runs now, for the heartbeat."""
         now = time.monotonic()
@@ -67,8 +100,10 @@ class Worker:
 
     def close(self) -> None:
         """Cancel everything; what ends within `LEAVE_S` still has its end in the journal."""
+        self._closing.set()
         for current in list(self._current.values()):
             current.cancelled.set()
+        self._queries.shutdown(wait=False, cancel_futures=True)
         self._states.shutdown(wait=False, cancel_futures=True)
         self._calls.shutdown(wait=False, cancel_futures=True)
         wait(self._turns, LEAVE_S)
@@ -78,34 +113,90 @@ class Worker:
             self._run(current)
         except Exception:
             log.exception("the end of job %s is not in the journal", current.job.jid)
+        finally:
+            self._current.pop((current.job.jid, current.job.att), None)
         self._wake()
         self._ended()
 
     def _run(self, current: _Current) -> None:
         job = current.job
+        self._wait_for_room(current)
+        if current.cancelled.is_set() or _too_late(current):
+            kind: EventKind = "cancelled" if current.cancelled.is_set() else "expired"
+            self._insist(lambda: self._journal.finish(job.jid, job.att, kind, {"reason": "it had not begun"}))
+            return
+        self._insist(lambda: self._journal.start(job.jid, job.att))
+        self._wake()
+        current.since, current.resource = time.monotonic(), ""
+        outcome = self._outcome(current, self._call if job.mode == "call" else self._converge)
+        reach("worker.effect.after")
+        self._insist(lambda: self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json")))
+
+    def _outcome(self, current: _Current, work: Callable[[_Current], Outcome]) -> Outcome:
+        """What came of it, whatever went wrong."""
         try:
-            if current.cancelled.is_set() or _too_late(current):
-                kind: EventKind = "cancelled" if current.cancelled.is_set() else "expired"
-                self._journal.finish(job.jid, job.att, kind, {"reason": "it had not begun"})
-                return
-            self._journal.start(job.jid, job.att)
-            self._wake()
-            current.since, current.resource = time.monotonic(), ""
-            outcome = self._call(current) if job.mode == "call" else self._converge(current)
+            return work(current)
         except PghaError as error:
-            outcome = Outcome(ok=False, message=str(error))
+            return Outcome(ok=False, message=str(error))
         except Exception as error:
-            log.exception("job %s broke", job.jid)
-            outcome = Outcome(
-                ok=False, message=f"internal error: {type(error).__name__}; see journalctl -u pgha-minion"
-            )
+            log.exception("job %s broke", current.job.jid)
+            return Outcome(ok=False, message=f"internal error: {type(error).__name__}; see journalctl -u pgha-minion")
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write it down, and wait for a disk that refuses. Raises HostError only when the minion stops meanwhile."""
+        while True:
+            try:
+                write()
+            except HostError as error:
+                if not self.trouble:
+                    log.error("%s; work waits until it does", error)
+                self.trouble = str(error)[:500]
+                if self._closing.wait(RETRY_S):
+                    raise
+            else:
+                self.trouble = ""
+                return
+
+    def _wait_for_room(self, current: _Current) -> None:
+        while self._journal.full and not current.cancelled.wait(RETRY_S):
+            current.resource = "waiting for the master to take what is in the spool"
+
+    def _query(self, current: _Current, answer: Callable[[Answer], None]) -> None:
+        job = current.job
+        said: list[tuple[Stream, str]] = []
+
+        def output(stream: str, text: str) -> None:
+            said.append(("stderr" if stream == "stderr" else "stdout", text))
+
+        def work(current: _Current) -> Outcome:
+            request = Call.model_validate_json(job.document)
+            current.resource = request.function
+            if not functions.find(request.function).query:
+                raise UserError(f"{request.function} changes something: it is a job, and no query")
+            return call(request, self._doors(current, output))
+
+        try:
+            outcome = self._outcome(current, work)
         finally:
             self._current.pop((job.jid, job.att), None)
-        self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json"))
+        answer(Answer(jid=job.jid, att=job.att, out=tuple(said), outcome=outcome.model_dump_json().encode()))
+
+    def _document(self, current: _Current) -> bytes:
+        """The job's document; a large one has to be fetched."""
+        job = current.job
+        if job.document or not job.size:
+            return job.document
+        file = BytesIO()
+        self._fetch(job.sha256, job.size, file, current.cancelled.is_set)
+        return file.getvalue()
+
+    def _doors(self, current: _Current, output: Callable[[str, str], None]) -> Doors:
+        stop = current.cancelled.is_set
+        return Doors(self._system, output, stop, lambda sha256, size, file: self._fetch(sha256, size, file, stop))
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        order = json.loads(job.document)
+        order = json.loads(self._document(current))
         resources = decode(order["resources"])
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
@@ -133,13 +224,12 @@ class Worker:
         )
 
     def _report(self, job: Job, result: ResourceResult) -> None:
-        self._journal.record(job.jid, job.att, "res", result.model_dump(mode="json"))
+        self._insist(lambda: self._journal.record(job.jid, job.att, "res", result.model_dump(mode="json")))
         self._wake()
+        reach("worker.res.after")
 
     def _call(self, current: _Current) -> Outcome:
-        job = current.job
-
-        room = OUTPUT_LIMIT
+        job, room = current.job, OUTPUT_LIMIT
 
         def output(stream: str, text: str) -> None:
             nonlocal room
@@ -148,18 +238,15 @@ class Worker:
             room -= len(text)
             if room <= 0:
                 text += f"\n[pgha: the rest of the output is left out; a job may have {OUTPUT_LIMIT >> 20} MiB]\n"
-            self._journal.record(job.jid, job.att, "out", {"stream": stream, "text": text})
+            self._wait_for_room(current)
+            self._insist(lambda: self._journal.record(job.jid, job.att, "out", {"stream": stream, "text": text}))
             self._wake()
 
-        request = Call.model_validate_json(job.document)
+        request = Call.model_validate_json(self._document(current))
         current.resource = request.function
-        return call(request, Doors(self._system, output, current.cancelled.is_set, _no_fetch))
-
-
-def _no_fetch(sha256: str, size: int, file: BinaryIO) -> None:
-    raise ActionFailed("this minion has no way yet to fetch a file from its master")
+        return call(request, self._doors(current, output))
 
 
 def _too_late(current: _Current) -> bool:
     """Its time was over while it waited for the job before it: nothing begins after its deadline."""
-    return time.monotonic() - current.since > current.job.ttl_ms / 1000
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - current.came > current.job.ttl_ms / 1000

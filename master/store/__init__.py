@@ -11,13 +11,15 @@ A family of tables is one file and one class; `Store` is all of them over one wr
 
 from __future__ import annotations
 
-from .jobs import Jobs
+from .audit import Audit
+from .jobs import EventRow, JobRow, Jobs, Stored
 from .minions import MinionRow, Minions
 from .notes import Notes
 from .operations import Operations
+from .retention import Retention
 
-__all__ = ["MinionRow", "Store"]
+__all__ = ["EventRow", "JobRow", "MinionRow", "Store", "Stored"]
 
 
-class Store(Minions, Jobs, Operations, Notes):
+class Store(Minions, Jobs, Operations, Notes, Audit, Retention):
     """The one store of a master."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import astuple, dataclass
 
 from ...common.sqlite import Connection
 from .writer import Writer
@@ -33,19 +34,39 @@ class Minions(Writer):
         return await self.read(lambda db: [MinionRow(*row) for row in db.execute(_MINIONS)])
 
     async def put_minion(self, row: MinionRow) -> None:
-        values = (row.name, row.public_key, row.state, row.address, row.machine_id, row.note, row.since, row.seen)
-        await self.write(lambda db: db.execute(_PUT_MINION, (*values, row.facts)))
+        await self.write(lambda db: db.execute(_PUT_MINION, astuple(row)))
 
     async def delete_minion(self, public_key: str) -> None:
         await self.write(lambda db: db.execute("delete from minions where public_key=?", (public_key,)))
 
-    async def seen(self, name: str, address: str, at: float, facts: str | None = None) -> None:
+    def seen(self, name: str, key: str, address: str, at: float, facts: str) -> asyncio.Future[bool]:
+        """That key has said HELLO. True when it was the next key of that name, and is the accepted one from now on."""
+
+        def work(db: Connection) -> bool:
+            row = db.execute("select state from minions where public_key=?", (key,)).fetchone()
+            promoted = row is not None and row[0] == "next"
+            if promoted:
+                db.execute("update minions set state='retired', since=? where name=? and state='accepted'", (at, name))
+                db.execute("update minions set state='accepted', since=? where public_key=?", (at, key))
+            db.execute("update minions set seen=?, address=?, facts=? where public_key=?", (at, address, facts, key))
+            return promoted
+
+        return self.submit(work)
+
+    async def put_next_key(self, row: MinionRow) -> None:
+        """Beside the accepted key of that name, in place of a next one that was never used."""
+
         def work(db: Connection) -> None:
-            db.execute("update minions set seen=?, address=? where name=? and state='accepted'", (at, address, name))
-            if facts is not None:
-                db.execute("update minions set facts=? where name=? and state='accepted'", (facts, name))
+            db.execute("delete from minions where name=? and state='next'", (row.name,))
+            db.execute(_PUT_MINION, astuple(row))
 
         await self.write(work)
+
+    async def forget_waiting(self, before: float) -> None:
+        """Keys that knocked, were never decided about, and have not knocked since then."""
+        await self.write(
+            lambda db: db.execute("delete from minions where state in ('pending','conflict') and seen < ?", (before,))
+        )
 
     async def put_token(self, token_id: str, secret: str, name: str, expires: float) -> None:
         await self.write(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ...common.sqlite import Connection
 from .writer import Writer
 
+GENERATION = 2**40  # seconds; no clock says a time as late as that
+
 
 class Notes(Writer):
     async def notes(self, cluster: str) -> dict[str, str]:
@@ -23,12 +25,18 @@ class Notes(Writer):
 
         await self.write(work)
 
-    async def next_epoch(self) -> int:
-        """One more than at the last start: minions obey no master that is behind the newest they have seen."""
+    async def next_epoch(self, now: float, *, supersede: bool = False) -> int:
+        """Of this run of the master; minions obey no run that is older than the newest they have seen.
+
+        It is the time in seconds within a generation, so a master restored from a backup is newer than the one it was
+        copied from. `supersede` begins the next generation: the way out when the clock was wrong.
+        """
 
         def work(db: Connection) -> int:
             row = db.execute("select value from meta where key='mepoch'").fetchone()
-            epoch = int(row[0]) + 1 if row else 1
+            before = int(row[0]) if row else 0
+            generation = before // GENERATION + supersede
+            epoch = max(before + 1, generation * GENERATION + int(now))
             db.execute("insert or replace into meta values ('mepoch', ?)", (str(epoch),))
             return epoch
 

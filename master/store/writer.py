@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...common.errors import HostError
+from ...common.failpoint import reach
 from ...common.sqlite import Connection, SQLError, open_database
 from .schema import STEPS
 
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
+_BATCH = 200  # works in one transaction
+Item = tuple[Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 
 class Writer:
     def __init__(self, path: Path) -> None:
         """Open or create. Raises HostError with what to do."""
-        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any], asyncio.AbstractEventLoop] | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self.turned = time.monotonic()  # a transaction ended then, well or not
         self._db = open_database(path, "store", STEPS)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -34,17 +37,21 @@ class Writer:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction of the writer; its value after the commit, or what it raised."""
+        return await self.submit(work)
+
+    def submit(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """As `write`, for who has something to do meanwhile. Works are done in the order they are submitted in."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.put((work, future, loop))
-        return await future
+        return future
 
     read = write  # one connection, one thread: a read sees every write before it
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             batch = [item]
-            while not self._queue.empty() and len(batch) < 200:
+            while not self._queue.empty() and len(batch) < _BATCH:
                 more = self._queue.get()
                 if more is None:
                     self._queue.put(None)
@@ -52,20 +59,24 @@ class Writer:
                 batch.append(more)
             self._commit(batch)
 
-    def _commit(self, batch: list[tuple[Work, asyncio.Future[Any], asyncio.AbstractEventLoop]]) -> None:
+    def _commit(self, batch: list[Item]) -> None:
         outcomes: list[tuple[Any, Exception | None]] = []
         try:
+            reach("store.commit.before")
             self._db.execute("begin immediate")
             for work, _, _ in batch:
                 outcomes.append(self._one(work))
             self._db.execute("commit")
-        except SQLError as error:
+            reach("store.commit.after")
+        except (SQLError, OSError) as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
             outcomes = [(None, HostError(f"the store does not take the write: {error}"))] * len(batch)
-        for (_, future, loop), (value, failure) in zip(batch, outcomes, strict=True):
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_resolve, future, value, failure)
+        self.turned = time.monotonic()
+        told = [(future, *outcome) for (_, future, _), outcome in zip(batch, outcomes, strict=True)]
+        loop = batch[0][2]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, told)
 
     def _one(self, work: Work) -> tuple[Any, Exception | None]:
         """A savepoint each, so that one failure costs nobody else's write."""
@@ -80,10 +91,11 @@ class Writer:
         return value, None
 
 
-def _resolve(future: asyncio.Future[Any], value: Any, failure: Exception | None) -> None:
-    if future.done():
-        return
-    if failure is not None:
-        future.set_exception(failure)
-    else:
-        future.set_result(value)
+def _resolve(told: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    for future, value, failure in told:
+        if future.done():
+            continue  # who asked is no longer there
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(value)

@@ -1,0 +1,84 @@
+"""One minion as the master's end of the bus sees it: its newest connection, what it says of itself, how it behaves.
+
+Pure bookkeeping: nothing here sends or stores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..common.facts import HostFacts
+from ..common.messages import Running
+from ..common.telemetry import Sample
+
+FRAMES_PER_S = 400.0  # that are no events; those have their credit
+BURST = 2000.0
+HELLO_COST = 40.0  # a HELLO writes to the store and is answered with a signature
+OFFENCES = 20  # in a minute
+INCARNATIONS = 8
+
+
+@dataclass
+class Budget:
+    """A token bucket. Not empty after a burst of `BURST`, empty for who goes on faster than `FRAMES_PER_S`."""
+
+    left: float = BURST
+    at: float = 0.0
+
+    def spend(self, cost: float, now: float) -> bool:
+        """False when there is not that much left."""
+        self.left = min(BURST, self.left + (now - self.at) * FRAMES_PER_S)
+        self.at = now
+        if cost > self.left:
+            return False
+        self.left -= cost
+        return True
+
+
+@dataclass
+class Peer:
+    """`route` is its newest connection, `key` the accepted key that this was made with. Times are monotonic."""
+
+    name: str
+    key: str = ""
+    route: bytes = b""
+    address: str = ""
+    version: int = 1
+    epoch: str = ""
+    heard: float = float("-inf")
+    facts: HostFacts | None = None
+    running: tuple[Running, ...] = ()
+    spool: int = 0
+    spool_bytes: int = 0
+    trouble: str = ""
+    sample: Sample | None = None
+    sampled: float = float("-inf")
+    granted: tuple[int, int] = (0, 0)  # events and bytes that it may have unacknowledged
+    storing: int = 0  # bytes of its events that the store has been given and has not confirmed
+    caught_up_at: int | None = None  # the last event it held at HELLO; when it is stored, what is open is settled
+    open: frozenset[tuple[str, int]] = frozenset()  # jobs, as it said at HELLO
+    stray_bytes: int = 0
+    twin: str = ""  # why two hosts seem to use its key
+    budget: Budget = field(default_factory=Budget)
+    offences: deque[float] = field(default_factory=lambda: deque(maxlen=OFFENCES))
+    incarnations: deque[tuple[tuple[str, str], str]] = field(default_factory=lambda: deque(maxlen=INCARNATIONS))
+
+    def offend(self, now: float) -> bool:
+        """Count one. True when that were too many within a minute."""
+        self.offences.append(now)
+        return len(self.offences) == OFFENCES and now - self.offences[0] < 60
+
+    def came(self, facts: HostFacts, address: str) -> bool:
+        """Another HELLO. False when a host came back that another one had taken over from: then both are alive.
+
+        A host that was booted again, or set up anew, never returns to what it was before.
+        """
+        host = (facts.machine_id, facts.boot_id)
+        earlier = [one for one, _ in self.incarnations]
+        returned = host in earlier and earlier[-1] != host
+        if returned:
+            self.twin = f"two hosts use its key: one at {address}, one at {self.incarnations[-1][1]}"
+        if not earlier or earlier[-1] != host:
+            self.incarnations.append((host, address))
+        return not returned
