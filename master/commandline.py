@@ -114,6 +114,8 @@ def _split(script: str) -> Iterator[list[str]]:
 
 def _simple(text: str) -> Iterator[list[str]]:
     """A quote that nobody closed is no quote."""
+    if not text.strip():
+        return
     text = re.sub(r"(?<![0-9])[0-9]*[<>]+&?\s*[^\s;&|()'\"]*", " ", text)  # redirections
     lexer = shlex.shlex(re.sub(r"\n", ";", re.sub(r"[()]", " ", text)), posix=True, punctuation_chars=";&|")
     lexer.whitespace_split, lexer.commenters = True, ""
