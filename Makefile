@@ -30,10 +30,8 @@ check: venv build/types ## format, lint, types, and who may import whom
 	  --config-file pgha/pyproject.toml $(TYPED:%=pgha/%)
 	$(BIN)/lint-imports --no-logo
 
-bench: venv ## measure; the numbers are of this machine
-	@set -e; for file in tests/bench/*.py; do \
-	  [ -e "$$file" ] || { echo "there is no benchmark in tests/bench yet"; break; }; \
-	  echo "== $$file"; $(BIN)/python "$$file"; done
+bench: venv ## measure against floors and Salt; BENCH="--quick" or names: ping fanout events files salt apply
+	@$(BIN)/python tests/bench/all.py $(BENCH)
 
 lab: venv ## three bare nodes, to try things by hand (root)
 	@$(LAB) up --install-missing

@@ -82,7 +82,15 @@ def names(count: int) -> list[str]:
 
 
 def crowd(
-    started: Processes, who: Sequence[str], speech: str, bus: str, door: str, server: bytes, *, parts: int = 2, size: int = 200
+    started: Processes,
+    who: Sequence[str],
+    speech: str,
+    bus: str,
+    door: str,
+    server: bytes,
+    *,
+    parts: int = 2,
+    size: int = 200,
 ) -> Crowd:
     """Connects nobody yet."""
     helpers = [Helper("swarm.py", started) for _ in range(parts)]

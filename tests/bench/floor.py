@@ -35,6 +35,7 @@ class Floor:
         self._routes: dict[bytes, bytes] = {}  # name -> route
         self._poller = zmq.Poller()
         self._answers = 0
+        self._piece, self._left = b"", dict[bytes, int]()
         for socket in (self._zap, self._router):
             self._poller.register(socket, zmq.POLLIN)
 
@@ -52,6 +53,8 @@ class Floor:
                     return
                 if word == b"A":
                     self._answers += 1
+                elif word == b"N":
+                    self._window(route)
                 elif word == b"H":
                     self._routes[rest] = route
                     self._router.send_multipart([route, b"W", b""])
@@ -68,9 +71,29 @@ class Floor:
             self.turn(1000)
         return time.perf_counter() - since
 
+    def send_file(self, size: int, piece: int) -> float:
+        """Seconds until everybody has had so many bytes, in pieces, two of them on their way to each."""
+        since, self._answers = time.perf_counter(), 0
+        self._piece, self._left = b"p" * piece, dict.fromkeys(self._routes.values(), size)
+        for route in self._left:
+            self._window(route)
+        while self._answers < len(self._left):
+            self.turn(1000)
+        return time.perf_counter() - since
+
+    def _window(self, route: bytes) -> None:
+        if self._left[route] <= 0:
+            self._answers += 1
+            return
+        for word in (b"C", b"D"):
+            self._router.send_multipart([route, word, self._piece[: max(0, self._left[route])]])
+            self._left[route] -= len(self._piece)
+
     def order(self, order: dict[str, Any]) -> dict[str, Any]:
         if order["do"] == "fan out":
             return {"seconds": self.fan_out(order["size"])}
+        if order["do"] == "send file":
+            return {"seconds": self.send_file(order["size"], order["piece"])}
         return {"address": self.address, "server": self.server, "peers": len(self._routes)}
 
 

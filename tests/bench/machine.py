@@ -1,9 +1,8 @@
-"""What the kernel says of processes, and their orderly end: also after Ctrl-C, and only of those that were started here."""
+"""What the kernel says of processes; and their orderly end, also after Ctrl-C: only of those that were started here."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import signal
 import subprocess
@@ -60,10 +59,9 @@ def proportional_bytes(pid: int) -> int:
 def cpu_s(pid: int) -> float:
     """Processor time that a process and its children, also those that have ended, have used."""
     total = 0.0
-    for index, process in enumerate(family(pid)):
+    for process in family(pid):
         with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system + ((times.children_user + times.children_system) if not index else 0)
+            total += sum(process.cpu_times()[:4])  # user, system, and both of children that have ended
     return total
 
 

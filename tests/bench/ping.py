@@ -21,6 +21,7 @@ from pgha.tests.bench.machine import processes
 from pgha.tests.bench.table import Row, against, below, median_s, run
 from pgha.tests.bus.conftest import MASTER, join, make_master, make_minion
 
+WARM = 20
 SIZE = 200  # bytes of an order, and of its answer
 
 
@@ -48,14 +49,14 @@ def measure(quick: bool) -> list[Row]:
     ]
 
 
-def times(rounds: int, once: Callable[[], object]) -> list[float]:
-    """Seconds of each; a few rounds before that are not counted."""
+def times(rounds: int, once: Callable[[], object], warm: int = WARM) -> list[float]:
+    """Seconds of each; the `warm` rounds before that are not counted."""
     taken = []
-    for _ in range(rounds + 20):
+    for _ in range(rounds + warm):
         since = time.perf_counter()
         once()
         taken.append(time.perf_counter() - since)
-    return taken[20:]
+    return taken[warm:]
 
 
 def bare(rounds: int) -> list[float]:
@@ -69,7 +70,7 @@ def bare(rounds: int) -> list[float]:
     dealer.connect(f"tcp://127.0.0.1:{port}")
 
     def echo() -> None:
-        for _ in range(rounds + 20):
+        for _ in range(rounds + WARM):
             router.send_multipart(router.recv_multipart())
 
     def once() -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 1. Both run beside nothing else of the other: first all of one, then all of the other, on the loopback interface.
-2. Salt comes from PyPI into an environment of its own, which is kept in the cache folder; all it writes is in a temporary
+2. Salt comes from PyPI into an environment of its own, kept in the cache folder; all it writes is in a temporary
    folder. Its settings are its defaults, but for addresses, paths, and that the master accepts every key by itself.
 3. Memory is proportional (PSS): what processes share is counted once. A number of minions for which the machine has not
    the memory is left out, and said.
@@ -55,7 +55,7 @@ def measure(quick: bool) -> list[Row]:
         if free < (count + 10) * NEEDED_MIB:
             rows.append(Row(f"{count} minions: left out, {free:,.0f} MiB are free", ""))
             continue
-        rounds, idle_s = (10, 3.0) if quick else (50, 30.0)
+        rounds, idle_s = (10, 3.0) if quick else (30, 30.0)
         ours = _of_pgha(count, rounds, idle_s)
         note(f"pgha, {count}: {ours}")
         theirs = _of_salt(home, count, rounds, idle_s)
@@ -97,14 +97,20 @@ def _idle_percent(pids: list[int], seconds: float) -> float:
 
 
 def _figures(
-    count: int, ask: Callable[[], object], command: Callable[[], object], pids: list[int], rounds: int, idle_s: float, connect_s: float
+    count: int,
+    ask: Callable[[], object],
+    command: Callable[[], object],
+    pids: list[int],
+    rounds: int,
+    idle_s: float,
+    connect_s: float,
 ) -> Figures:
     """`pids`: the master's first."""
     idle = _idle_percent(pids, idle_s)
     minions = [proportional_bytes(pid) for pid in pids[1:]]
     return Figures(
-        api_ms=statistics.median(times(rounds, ask)) * 1e3,
-        cli_ms=statistics.median(times(max(5, rounds // 5), command)) * 1e3,
+        api_ms=statistics.median(times(rounds, ask, 3)) * 1e3,
+        cli_ms=statistics.median(times(max(5, rounds // 3), command, 1)) * 1e3,
         master_mib=proportional_bytes(pids[0]) / 2**20,
         minion_mib=statistics.mean(minions) / 2**20,
         idle_percent=idle,
@@ -172,7 +178,9 @@ for line in sys.stdin:
 def _of_salt(home: Path, count: int, rounds: int, idle_s: float) -> Figures:
     with tempfile.TemporaryDirectory() as folder, processes() as started:
         port = free_port_pair()
-        config = _configure(Path(folder), "master", port, interface="127.0.0.1", publish_port=port, ret_port=port + 1, auto_accept=True)
+        config = _configure(
+            Path(folder), "master", port, interface="127.0.0.1", publish_port=port, ret_port=port + 1, auto_accept=True
+        )
         _start(home, "salt-master", config, started)
         since = time.monotonic()
         for number in range(count):

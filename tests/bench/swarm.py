@@ -78,7 +78,7 @@ class Swarm:
         self.disconnect(minion)
         minion.socket = minion_socket(self._context.socket(zmq.DEALER), self._server, minion.keys)
         minion.socket.connect(f"tcp://{self._door if door else self._bus}")
-        minion.fd = minion.socket.getsockopt(zmq.FD)
+        minion.fd = int(minion.socket.getsockopt(zmq.FD))
         minion.stage, minion.greeted, minion.since = "knocking" if door else "greeting", False, time.monotonic()
         minion.heard = minion.since
         minion.generation += 1
@@ -236,6 +236,10 @@ class Swarm:
             for minion in self.minions:
                 self._speech.event(minion.mind, order["size"])
                 self.events += 1
+        elif order["do"] == "finish":
+            for minion in self.minions:
+                self._speech.finish(minion.mind)
+                self._dirty.add(self._index[id(minion)])
         elif order["do"] == "rate":
             self._rate, self._size = order["per_s"], order["size"]
             self._until = time.monotonic() + order["seconds"]
@@ -251,6 +255,7 @@ class Swarm:
             "jobs": self.jobs,
             "events": self.events,
             "acknowledged": self.acknowledged,
+            "held": sum(len(minion.mind.held) for minion in self.minions),
             "waiting": sum(len(minion.mind.spool) for minion in self.minions),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,

@@ -1,0 +1,49 @@
+"""All benchmarks one after the other, and one table at the end: what `make bench` runs.
+
+    all.py [--quick] [--json FILE] [NAME...]     NAME: ping fanout events files salt apply
+
+`apply` needs root and boots three nodes, so it runs only when it is named, or when root asks for everything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pgha.tests.bench.table import Row, about, note, options, text
+
+NAMES = ("ping", "fanout", "events", "files", "salt", "apply")
+
+
+def main() -> None:
+    parser = options("all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=" ".join(NAMES))
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(NAMES)
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are: {' '.join(NAMES)}")
+    wanted = arguments.names or [
+        name for name in NAMES if name != "apply" or (os.geteuid() == 0 and not arguments.quick)
+    ]
+    shown, rows, broken = about(), [], 0
+    for name in wanted:
+        note(f"== {name}")
+        try:
+            found: list[Row] = importlib.import_module(f"pgha.tests.bench.{name}").measure(arguments.quick)
+        except (RuntimeError, TimeoutError, OSError) as error:
+            found, broken = [Row(f"{name}: {error}".replace("\n", " ")[:200], "not measured", met=False)], broken + 1
+        rows += found
+    print(f"{shown}\n\n{text(rows)}")
+    if arguments.json:
+        Path(arguments.json).write_text(
+            json.dumps({"about": shown, "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
+        )
+    sys.exit(broken > 0 or any(row.met is False for row in rows))
+
+
+if __name__ == "__main__":
+    main()
