@@ -14,10 +14,12 @@ from pathlib import Path
 
 from ..common import wheel as wheels
 from ..common.errors import UserError
+from .ssh import NOT_REACHED
 
 _ROOT = 'sh "$d/install.sh" "$d" "${SSH_CONNECTION%% *}"'
 _COMMAND = """sh -c 'umask 077; d=$(mktemp -d) || exit 69; tar -xf - -C "$d" && {run}; r=$?; rm -rf "$d"; exit $r'"""
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
+_LAST_LINES = 4
 _MAX_WHEELS = 512 * 1024 * 1024
 
 
@@ -133,29 +135,25 @@ _STEPS = {
     78: "/opt/pgha is there and is nothing of pgha; move it away",
     79: "the virtual environment /opt/pgha cannot be made",
     80: "its pgha is newer than this master's. Upgrade the master first",
+    81: "pip cannot get what pgha needs. Give the host a package index (/etc/pip.conf), or send the wheels along: "
+    "--wheels DIR, with wheels for that host's Python",
     82: "the new pgha does not run there",
     83: "there is a /usr/bin/pgha-minion that is not pgha's; move it away",
     84: "the service cannot be set up",
     85: "the enrolment did not succeed",
     86: "pgha-minion.service does not start",
+    NOT_REACHED: "the SSH connection broke",
 }
-_NO_INDEX = (
-    "pip cannot get what pgha needs. Give the host an index (/etc/pip.conf), or send the wheels along: "
-    "--wheels FOLDER, with wheels for that host's Python"
-)
-_FULL = "its disk is full"
 
 
 def explained(code: int, errors: str, address: str, user: str = "", port: int = 0) -> str:
-    """One failure for a person: what, what to do, and the host's own last words."""
-    said = " ".join(line.strip() for line in errors.strip().splitlines()[-4:])[-600:]
+    """One failure for a person: what and what to do in the first line, the host's own last words in the others."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip() and "WARNING: Retrying" not in line]
+    said = "".join(f"\n{line[:300]}" for line in lines[-_LAST_LINES:])
     known = {"address": address, "port": port or 22, "login": f"{user}@" if user else "", "user": user or "that user"}
-    for pattern, what in _SSH if code == 255 else _SUDO:
+    for pattern, what in _SSH if code == NOT_REACHED else _SUDO:
         if re.search(pattern, errors):
             return what.format(**known)
     if "No space left on device" in errors:
-        return f"{_FULL}: {said}"
-    what = _NO_INDEX if code == 81 else _STEPS.get(code, "")
-    if code == 255:
-        what = "the SSH connection broke"
-    return ": ".join(part for part in (what or f"the installation ended with exit code {code}", said) if part)
+        return f"its disk is full{said}"
+    return _STEPS.get(code, f"the installation ended with exit code {code}") + said

@@ -74,8 +74,8 @@ def command(
         screen.document("enrol", cluster.name, {"nodes": [asdict(result) for result in results]})
     failed = [result for result in results if result.state == "failed"]
     if not screen.as_json:
-        again = " ".join(f"--node {result.node}" for result in failed)
-        screen.progress(f"Again:  pgha-master enrol {name} {again}" if failed else f"Next:  pgha-master plan {name}")
+        again = "Then give the same command again: nodes that are connected are left alone."
+        screen.progress(again if failed else f"Next:  pgha-master plan {name}")
     leave(exits.OK if not failed else exits.FAILED if len(failed) == len(results) else exits.PARTIAL)
 
 
@@ -188,10 +188,11 @@ class Site:
     def _tell(self, result: Result, width: int) -> None:
         if self.screen.as_json:
             return
-        good = result.state == "connected"
         took = f"  ({duration(result.seconds)})" if result.seconds else ""
-        told = result.text if good else f"{self.screen.look_out.paint('failed', 'red')}: {result.text}"
-        self.screen.result(f"{result.node:<{width}}  {told}{took}")
+        first, *more = result.text.splitlines()
+        if result.state == "failed":
+            first = f"{self.screen.look_out.paint('failed', 'red')}: {first}"
+        self.screen.result(f"{result.node:<{width}}  {first}{took}", *(f"{'':{width}}  | {line}" for line in more))
 
     def _say(self, text: str) -> None:
         if not self.screen.as_json:
