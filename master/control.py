@@ -33,7 +33,7 @@ from .roles import Groups, NotAllowed, Operator, allows, check
 log = logging.getLogger("pgha.control")
 
 REQUEST_LIMIT, OUTSIDER_LIMIT = 4 * 1024 * 1024, 64 * 1024
-ARRIVE_S = 20.0
+ARRIVE_S = 10.0
 CONNECTIONS, CONNECTIONS_OF_ADMIN = 32, 512  # at once, of one user; of root and of the daemon's own user
 _EXIT_NOT_ALLOWED = 8
 STOPPING = End(
@@ -204,7 +204,7 @@ async def _line(reader: asyncio.StreamReader, limit: int) -> bytes:
     try:
         await asyncio.wait_for(arrive(), ARRIVE_S)
     except asyncio.TimeoutError:
-        raise UserError(f"the request did not arrive within {ARRIVE_S:.0f} s") from None
+        raise UserError(f"the request did not arrive within {ARRIVE_S:g} s") from None
     if len(text) > limit:
         raise UserError(f"a request has at most {limit} bytes")
     return bytes(text).partition(b"\n")[0]

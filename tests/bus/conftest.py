@@ -336,6 +336,14 @@ def master(tmp_path: Path) -> Iterator[Master]:
     end(master)
 
 
+@pytest.fixture(scope="module")
+def shared_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
+    """A master without minions, for all tests of one file."""
+    master = make_master(tmp_path_factory.mktemp("shared") / "master")
+    yield master
+    end(master)
+
+
 @pytest.fixture
 def minion(master: Master, tmp_path: Path) -> Iterator[Callable[[str], Minion]]:
     """`minion("n1")`: connected to `master`."""

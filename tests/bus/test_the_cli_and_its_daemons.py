@@ -135,10 +135,6 @@ def test_an_unknown_job_is_a_sentence_and_usage(pair: Master) -> None:
     assert "no job has the id" in said.err
 
 
-def test_the_local_socket_is_for_its_owner_and_group_alone(pair: Master) -> None:
-    assert stat.S_IMODE(pair.socket_path.stat().st_mode) in (0o600, 0o660)
-
-
 def test_the_stores_of_both_sides_are_for_their_owner_alone(pair: Master) -> None:
     for path in (pair.database, pair.minions["n1"].journal):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -13,7 +13,7 @@ import pytest
 from pgha.common.errors import HostError, UserError
 from pgha.common.functions import FUNCTIONS, Function, Role
 from pgha.common.paths import Paths
-from pgha.master import roles, setup
+from pgha.master import control, roles, setup
 from pgha.master.audit import link, told
 from pgha.master.control import Control, Request
 from pgha.master.operators import Operators, Refusals
@@ -246,16 +246,16 @@ def ask(path: Path, role: Role | None, *requests: str, broken: bool = False) -> 
         return "admin" if args.get("deep") else "viewer"
 
     async def live() -> list[Any]:
-        control = Control(path / "run" / "s")
+        served = Control(path / "run" / "s")
         verbs: dict[str, Any] = {name: (verb(name), name) for name in ("viewer", "operator", "admin")}
-        await control.start({**verbs, "varies": (verb("varies"), of_arguments)}, Desk(role, trail))
+        await served.start({**verbs, "varies": (verb("varies"), of_arguments)}, Desk(role, trail))
         ends = []
         for text in requests:
             reader, writer = await asyncio.open_unix_connection(str(path / "run" / "s"))
-            writer.write(text.encode() + b"\n")
+            writer.write(text.encode() + b"\n" * text.endswith("}"))
             ends.append(json.loads((await reader.read()).splitlines()[-1]))
             writer.close()
-        await control.close()
+        await served.close()
         return ends
 
     return asyncio.run(live()), trail, done
@@ -312,6 +312,13 @@ def test_a_request_is_as_long_as_the_role_allows(tmp_path: Path) -> None:
     long = of("viewer", '{"x": "' + "y" * 100_000 + '"}')
     assert ask(tmp_path, "viewer", long)[0][0]["exit"] == 0
     assert "at most 65536 bytes" in ask(tmp_path, None, long)[0][0]["message"]
+
+
+def test_a_request_that_does_not_arrive_whole_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ARRIVE_S", 0.2)
+    ends, _, done = ask(tmp_path, "admin", '{"verb": "adm', of("viewer"))
+    assert (ends[0]["exit"], ends[0]["message"]) == (2, "the request did not arrive within 0.2 s")
+    assert done == ["viewer after 0"]
 
 
 def test_a_row_and_its_hash_are_what_the_trail_says_they_are() -> None:
