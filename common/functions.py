@@ -43,9 +43,9 @@ def _started(arguments: Sequence[str]) -> frozenset[str]:
 
 def _packages(arguments: Sequence[str]) -> frozenset[str]:
     """The units that run from these packages; a new version of their files must be expected to take them down."""
-    names = [name.split(":")[0] for name in arguments]
-    units = (unit for name in names for pattern, units in _PACKAGES if pattern.fullmatch(name) for unit in units)
-    return frozenset(units)
+    return frozenset(
+        unit for name in arguments for pattern, units in _PACKAGES if pattern.fullmatch(name) for unit in units
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,6 @@ def unasked(simulation: str, names: tuple[str, ...]) -> str:
     removed = sorted(line.split()[1] for line in simulation.splitlines() if line.startswith("Remv "))
     if removed:
         return f"apt would remove {', '.join(removed)}, which no upgrade here may"
-    asked = {name.split(":")[0] for name in names}
-    if dragged := sorted(touched(simulation) & {*STACK} - asked):
+    if dragged := sorted(touched(simulation) & {*STACK} - {*names}):
         return f"apt would move {', '.join(dragged)} along; name them, too, if that is meant"
     return ""

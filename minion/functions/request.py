@@ -32,7 +32,7 @@ BLOB_MAX = 1024**3
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.\\@-]{0,200}")
 _UNIT_KINDS = (".service", ".socket", ".timer", ".path")
 _OTHER_KINDS = re.compile(r"\.(target|mount|automount|swap|slice|scope|device|snapshot)$")
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,120}[a-z0-9+](:[a-z0-9-]{1,20})?")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,120}[a-z0-9+]")
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 

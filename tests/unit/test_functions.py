@@ -176,7 +176,8 @@ def test_a_journal_is_asked_for_by_a_units_name_alone(run: Caller, word: str) ->
 
 
 @pytest.mark.parametrize(
-    "word", [*INJECTIONS, "haproxy-", "haproxy=2.0-1", "haproxy/sid", "^haproxy$", "./x.deb", "HAProxy"]
+    "word",
+    [*INJECTIONS, "haproxy-", "haproxy=2.0-1", "haproxy/sid", "haproxy:amd64", "^haproxy$", "./x.deb", "HAProxy"],
 )
 @pytest.mark.parametrize("name", ["package.versions", "package.upgrade"])
 def test_what_is_no_packages_name_reaches_no_program(run: Caller, name: str, word: str) -> None:
@@ -235,7 +236,7 @@ def test_a_journal_is_asked_without_a_word_that_could_be_an_option(run: Caller) 
         ("service.start", ("systemd-poweroff.service",), {"*"}),
         ("service.stop", (), set()),
         ("package.upgrade", ("postgresql-17", "libpq5"), {"patroni", "postgresql"}),
-        ("package.upgrade", ("etcd-server:amd64", "haproxy"), {"etcd", "haproxy"}),
+        ("package.upgrade", ("etcd-server", "haproxy"), {"etcd", "haproxy"}),
         ("package.upgrade", ("curl", "postgresql-client-17"), set()),
         ("file.push", ("/etc/x",), set()),
         ("ping", (), set()),
