@@ -1,14 +1,20 @@
 """What a person asked for and what they see of it: kept line by line, so that anybody can follow it, now or later.
 
-One operation may change a cluster at a time; who asks for a second one gets to follow the first.
+Rules:
+1. One operation may change a cluster at a time; who asks for a second one gets to follow the first.
+2. Its state is one word of those a job has. It is `started` until its End, and after a restart of the master until
+   `resumption.py` has taken it up.
+3. Memory holds the newest lines only; who is behind reads the older ones from the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,88 +23,213 @@ from pydantic import TypeAdapter
 from ..common.clock import Clock
 from ..common.errors import PghaError, Refused, UserError
 from ..common.names import new_job_id
-from .progress import End, Line, Started
+from .progress import End, Line, Note, Output, Started
 
 log = logging.getLogger("pgha.operations")
 
-_LINE: TypeAdapter[Any] = TypeAdapter(Line)
+KEPT_LINES, KEPT_CHARS = 2000, 4 * 1024 * 1024  # in memory, of one operation
+UNSAVED = 500  # lines; with more of them the store is not left waiting for its second
+PAGE = 500  # lines read back at once
+STOP_S = 2.0
+RESTARTED = "the master was restarted; what its minions had begun they end"
+
+LINE: TypeAdapter[Any] = TypeAdapter(Line)
+Work = Callable[["Operation"], Awaitable[End]]
 
 
 class Archive(Protocol):
     """Where operations are kept; `store.Store` is one."""
 
-    async def put_operation(self, operation: str, what: str, who: str, cluster: str, started: float) -> None: ...
+    async def put_operation(
+        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+    ) -> None: ...
 
-    async def end_operation(self, operation: str, state: str, exit_code: int, message: str, ended: float) -> None: ...
+    async def end_operation(
+        self, operation: str, state: str, exit_code: int, message: str, ended: float, first: int, lines: list[str]
+    ) -> None: ...
 
     async def add_lines(self, operation: str, first: int, lines: list[str]) -> None: ...
 
-    async def lines(self, operation: str) -> list[str]: ...
+    async def lines(self, operation: str, first: int = 0, limit: int = -1) -> list[str]: ...
 
 
 @dataclass
 class Operation:
+    """`lines` are the newest, the first of them has the number `first`; those before `saved` are in the store."""
+
     id: str
     what: str
     cluster: str
     clock: Clock
     key: str = ""  # what exactly was asked for; the same request may follow, another may not
-    lines: list[Any] = field(default_factory=list)  # of Line
+    kind: str = ""
+    began: float = 0.0  # Unix time
+    blob: str = ""  # SHA-256 of a file that it is still going to send
+    cancelled_by: str = ""
+    lines: deque[Any] = field(default_factory=deque)  # of Line
+    first: int = 0
     saved: int = 0
-    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    stored: asyncio.Future[None] | None = None  # done when its row is in the store
+    task: asyncio.Task[None] | None = None
+    full: asyncio.Event = field(default_factory=asyncio.Event)  # the store should take lines now
+    room: asyncio.Event = field(default_factory=asyncio.Event)  # it has
+    _chars: int = 0
+    _watchers: set[asyncio.Event] = field(default_factory=set)
+
+    @property
+    def count(self) -> int:
+        return self.first + len(self.lines)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.lines) and isinstance(self.lines[-1], End)
+
+    def add(self, line: Any) -> None:  # Any: a Line
+        """Let everybody who follows have it."""
+        self.lines.append(line.model_copy(update={"at": self.clock.now()}))
+        self._chars += _weight(line)
+        self._trim()
+        for watcher in self._watchers:
+            watcher.set()
 
     async def emit(self, line: Any) -> None:  # Any: a Line
-        """Add a line and let everybody who follows have it."""
-        self.lines.append(line.model_copy(update={"at": self.clock.now()}))
-        async with self.news:
-            self.news.notify_all()
+        """`add` it, and wait while the store is far behind."""
+        self.add(line)
+        if self.count - self.saved >= UNSAVED:
+            self.full.set()
+            if self.count - self.saved >= 2 * UNSAVED and self.task is not None:
+                self.room.clear()
+                await self.room.wait()
+
+    def fresh(self) -> tuple[int, list[str]]:
+        """The number of the first line that is not in the store, and all from it on; they count as saved then."""
+        first = max(self.saved, self.first)
+        lines = [line.model_dump_json() for line in self.since(first)]
+        self.saved = self.count
+        self.full.clear()
+        return first, lines
+
+    def since(self, number: int) -> list[Any]:
+        return list(itertools.islice(self.lines, number - self.first, None))
+
+    def kept(self) -> None:
+        """What `fresh` gave is in the store."""
+        self.room.set()
+        self._trim()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[asyncio.Event]:
+        watcher = asyncio.Event()
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+
+    def _trim(self) -> None:
+        while self.first < self.saved and (len(self.lines) > KEPT_LINES or self._chars > KEPT_CHARS):
+            self._chars -= _weight(self.lines.popleft())
+            self.first += 1
 
 
 class Operations:
     def __init__(self, store: Archive, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._running: dict[str, Operation] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(
         self,
         what: str,
         cluster: str,
         who: str,
-        work: Callable[[Operation], Awaitable[End]],
+        work: Work,
         nodes: tuple[str, ...] = (),
         key: str = "",
+        *,
+        request: str = "",
+        blob: str = "",
+        at_once: bool = False,
     ) -> Operation:
-        """Begin; `work` goes on whoever follows or leaves. Its error becomes the last line."""
-        operation = Operation(new_job_id(), what, cluster, self._clock, key)
+        """Begin; `work` goes on whoever follows or leaves. Its error becomes the last line.
+
+        The kind is the first word of `what`. `at_once`: for work that only asks, begin while the row is being stored.
+        """
+        kind, now = what.split()[0], self._clock.now()
+        operation = Operation(new_job_id(), what, cluster, self._clock, key, kind, now, blob)
         self._running[operation.id] = operation  # before the first await: nobody may begin a second one meanwhile
-        try:
-            await self._store.put_operation(operation.id, what, who, cluster, self._clock.now())
-        except PghaError:
-            del self._running[operation.id]
-            raise
-        await operation.emit(Started(id=operation.id, what=what, nodes=nodes))
-        task = asyncio.create_task(self._run(operation, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        writing = self._store.put_operation(operation.id, kind, what, who, cluster, now, request)
+        operation.stored = asyncio.ensure_future(writing)
+        if not at_once:
+            try:
+                await operation.stored
+            except PghaError:
+                del self._running[operation.id]
+                raise
+        operation.add(Started(id=operation.id, what=what, nodes=nodes))
+        operation.task = asyncio.create_task(self._run(operation, work))
         return operation
+
+    def go_on(self, operation: Operation, work: Work) -> None:
+        """Take up one that a master before this one had begun."""
+        self._running[operation.id] = operation
+        operation.task = asyncio.create_task(self._run(operation, work))
 
     def changing(self, cluster: str) -> Operation | None:
         """The running apply of that cluster."""
-        return next((o for o in self._running.values() if o.cluster == cluster and o.what.startswith("apply")), None)
+        return next((o for o in self._running.values() if o.cluster == cluster and o.kind == "apply"), None)
 
-    async def follow(self, operation: Operation, *, joined: bool = False) -> AsyncIterator[Any]:
-        """All lines from the first on, as they come; the last is the End."""
-        sent = 0
-        while True:
-            while len(operation.lines) <= sent:
-                async with operation.news:
-                    await operation.news.wait()
-            for line in operation.lines[sent:]:
-                sent += 1
-                yield line.model_copy(update={"joined": True}) if joined and isinstance(line, Started) else line
-                if isinstance(line, End):
+    def running(self, identity: str) -> Operation | None:
+        operation = self._running.get(identity)
+        return None if operation is None or operation.ended else operation
+
+    def stop(self, operation: Operation, who: str, idle: Callable[[], bool]) -> None:
+        """It begins nothing any more. When it is `idle`, and does not end by itself, its work is broken off."""
+        operation.cancelled_by = who
+
+        async def when_idle() -> None:
+            while not operation.ended:
+                await asyncio.sleep(STOP_S)
+                if idle() and operation.task is not None and not operation.ended:
+                    operation.task.cancel()
                     return
+
+        task = asyncio.create_task(when_idle())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    def blobs(self) -> set[str]:
+        """SHA-256 of the files that running operations are still going to send."""
+        return {operation.blob for operation in self._running.values() if operation.blob}
+
+    async def follow(self, operation: Operation, *, joined: bool = False, first: int = 0) -> AsyncIterator[Any]:
+        """All lines from the first on, as they come; the last is the End. Nothing is told before its row is stored."""
+        if operation.stored is not None:
+            await asyncio.shield(operation.stored)
+        sent = first
+        with operation.watched() as news:
+            while True:
+                news.clear()
+                for line in await self._after(operation, sent):
+                    sent += 1
+                    yield line.model_copy(update={"joined": True}) if joined and isinstance(line, Started) else line
+                    if isinstance(line, End):
+                        return
+                if operation.count <= sent:
+                    await news.wait()
+
+    async def _after(self, operation: Operation, number: int) -> list[Any]:
+        if number >= operation.first:
+            return operation.since(number)
+        lines = await self.stored(operation.id, number)
+        lost = operation.first - number
+        return (
+            lines or [Note(level="warning", text=f"{lost} lines could not be kept: the store did not take them")] * lost
+        )
+
+    async def stored(self, identity: str, first: int = 0) -> list[Any]:
+        """A page of its stored lines."""
+        return [LINE.validate_json(text) for text in await self._store.lines(identity, first, PAGE)]
 
     async def replay(self, identity: str) -> AsyncIterator[Any]:
         """The lines of an operation, running or ended. Raises UserError when there is none of that id."""
@@ -106,53 +237,107 @@ class Operations:
             async for line in self.follow(operation):
                 yield line
             return
-        stored = await self._store.lines(identity)
-        if not stored:
+        count, ended = 0, False
+        while lines := await self.stored(identity, count):
+            count += len(lines)
+            ended = isinstance(lines[-1], End)
+            for line in lines:
+                yield line
+        if not count:
             raise UserError(f"no job has the id {identity!r}; see: pgha-master jobs list")
-        ended = False
-        for text in stored:
-            line = _LINE.validate_json(text)
-            ended = isinstance(line, End)
-            yield line
         if not ended:
-            yield End(exit=1, message="the master was restarted while this ran; what its minions had begun they ended")
+            yield End(exit=1, message=RESTARTED)
+
+    async def so_far(self, identity: str) -> AsyncIterator[Any]:
+        """What has been said of it, but its End, and without waiting for more."""
+        operation = self._running.get(identity)
+        count, most = 0, operation.count if operation else None
+        while most is None or count < most:
+            lines = await (self._after(operation, count) if operation else self.stored(identity, count))
+            count += len(lines)
+            for line in lines:
+                if not isinstance(line, End):
+                    yield line
+            if not lines:
+                return
 
     async def close(self) -> None:
-        for task in list(self._tasks):
+        tasks = [operation.task for operation in self._running.values() if operation.task is not None]
+        tasks += self._stopping
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, operation: Operation, work: Callable[[Operation], Awaitable[End]]) -> None:
+    async def _run(self, operation: Operation, work: Work) -> None:
         saver = asyncio.create_task(self._save_as_it_goes(operation))
         try:
-            end = await work(operation)
+            end = await _ended(operation, work)
         except asyncio.CancelledError:
-            saver.cancel()
+            await _stop(saver)
+            await self._save(operation)
             raise
+        await _stop(saver)
+        operation.add(end)
+        try:
+            if operation.stored is not None:
+                await operation.stored
+            state = _state(operation, end)
+            first, lines = operation.fresh()
+            await self._store.end_operation(operation.id, state, end.exit, end.message, self._clock.now(), first, lines)
         except PghaError as error:
-            end = End(exit=exit_code(error), message=str(error))
-        except Exception as error:
-            log.exception("%s broke", operation.what)
-            end = End(exit=1, message=f"internal error: {type(error).__name__}: {error}; see the log of pgha-master")
-        await operation.emit(end)
-        saver.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await saver
-        await self._save(operation)
-        state = "done" if end.exit in (0, 3) else "failed"
-        await self._store.end_operation(operation.id, state, end.exit, end.message, self._clock.now())
-        self._running.pop(operation.id, None)
+            log.error("the end of %s (%s) is not stored: %s", operation.id, operation.what, error)
+        finally:
+            self._running.pop(operation.id, None)
 
     async def _save_as_it_goes(self, operation: Operation) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(operation.full.wait(), 1.0)
             await self._save(operation)
 
     async def _save(self, operation: Operation) -> None:
-        fresh = operation.lines[operation.saved :]
-        if fresh:
-            first, operation.saved = operation.saved, len(operation.lines)
-            await self._store.add_lines(operation.id, first, [line.model_dump_json() for line in fresh])
+        first, lines = operation.fresh()
+        try:
+            if lines:
+                await self._store.add_lines(operation.id, first, lines)
+        except PghaError as error:
+            log.error("%d lines of %s are lost: %s", len(lines), operation.id, error)
+        finally:
+            operation.kept()
+
+
+async def _ended(operation: Operation, work: Work) -> End:
+    """What became of the work. Raises CancelledError only when the master ends."""
+    try:
+        return await work(operation)
+    except asyncio.CancelledError:
+        if not operation.cancelled_by:
+            raise
+        return End(exit=1, message=f"cancelled by {operation.cancelled_by}; what had been done stays")
+    except PghaError as error:
+        return End(exit=exit_code(error), message=str(error))
+    except Exception as error:
+        log.exception("%s broke", operation.what)
+        return End(exit=1, message=f"internal error: {type(error).__name__}: {error}; see the log of pgha-master")
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _state(operation: Operation, end: End) -> str:
+    """The word for what became of it."""
+    if end.exit in (0, 3):
+        return "done"
+    if operation.cancelled_by:
+        return "cancelled"
+    return "refused" if end.exit == 6 else "failed"
+
+
+def _weight(line: Any) -> int:
+    return 200 + (len(line.text) if isinstance(line, Output) else 0)
 
 
 def exit_code(error: PghaError) -> int:

@@ -61,7 +61,7 @@ class Output(_Line):
 
     kind: Literal["output"] = "output"
     node: str
-    stream: Literal["stdout", "stderr"]
+    stream: Literal["stdout", "stderr", "bytes"]  # bytes: a piece of a file, in base64
     text: str
 
 

@@ -18,8 +18,33 @@ from .observed import ClusterHealth
 from .store import MinionRow
 
 
+class Road(Protocol):
+    """Of a job to its minion and back. As `ledger.Ledger`."""
+
+    async def order(
+        self,
+        node: str,
+        mode: str,
+        document: object,
+        *,
+        what: str,
+        operation: str,
+        timeout_s: float,
+        query: bool = False,
+        blob: tuple[str, int] = ("", 0),
+    ) -> Flight: ...
+
+    def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]: ...
+
+    async def cancel(self, flight: Flight) -> None: ...
+
+    def flights(self, operation: str | None = None) -> list[Flight]: ...
+
+    def resume(self, operation: str) -> list[Flight]: ...
+
+
 class Minions(Protocol):
-    """Who is connected, and the road of a job there and back. As `hub.Hub`."""
+    """Who is connected. As `hub.Hub`."""
 
     @property
     def peers(self) -> Mapping[str, Peer]: ...
@@ -27,17 +52,14 @@ class Minions(Protocol):
     @property
     def telemetry(self) -> asyncio.Condition: ...
 
+    @property
+    def ledger(self) -> Road: ...
+
     def connected(self, name: str) -> bool: ...
 
     def facts(self, name: str) -> HostFacts | None: ...
 
     def accepted(self) -> frozenset[str]: ...
-
-    async def order(
-        self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
-    ) -> Flight: ...
-
-    def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]: ...
 
 
 class Notes(Protocol):

@@ -98,6 +98,7 @@ class MemoryStore:
         self.rows = rows
         self.noted: dict[tuple[str, str], str] = {}
         self.kept: dict[str, list[str]] = {}
+        self.states: dict[str, str] = {}
 
     async def minions(self) -> list[MinionRow]:
         return self.rows
@@ -110,21 +111,28 @@ class MemoryStore:
         if value is not None:
             self.noted[cluster, key] = value
 
-    async def put_operation(self, operation: str, what: str, who: str, cluster: str, started: float) -> None:
-        self.kept[operation] = []
+    async def put_operation(
+        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+    ) -> None:
+        self.kept[operation], self.states[operation] = [], "started"
 
-    async def end_operation(self, operation: str, state: str, exit_code: int, message: str, ended: float) -> None:
-        pass
+    async def end_operation(
+        self, operation: str, state: str, exit_code: int, message: str, ended: float, first: int, lines: list[str]
+    ) -> None:
+        await self.add_lines(operation, first, lines)
+        self.states[operation] = state
 
     async def add_lines(self, operation: str, first: int, lines: list[str]) -> None:
+        assert first == len(self.kept[operation]), "lines are kept in order, each once"
         self.kept[operation] += lines
 
-    async def lines(self, operation: str) -> list[str]:
-        return self.kept.get(operation, [])
+    async def lines(self, operation: str, first: int = 0, limit: int = -1) -> list[str]:
+        kept = self.kept.get(operation, [])[first:]
+        return kept if limit < 0 else kept[:limit]
 
 
 class SimulatedHub:
-    """Every job runs at once on its node, in a task of its own."""
+    """Every job runs at once on its node, in a task of its own. It is the ledger, too."""
 
     def __init__(self, world: World, clock: LoopClock) -> None:
         self._world, self._clock = world, clock
@@ -161,8 +169,21 @@ class SimulatedHub:
         async with self.telemetry:
             self.telemetry.notify_all()
 
+    @property
+    def ledger(self) -> SimulatedHub:
+        return self
+
     async def order(
-        self, node: str, mode: str, document: object, *, what: str, operation: str, timeout_s: float
+        self,
+        node: str,
+        mode: str,
+        document: object,
+        *,
+        what: str,
+        operation: str,
+        timeout_s: float,
+        query: bool = False,
+        blob: tuple[str, int] = ("", 0),
     ) -> Flight:
         text = json.dumps(document).encode()
         cls = "call" if mode == "call" else "state"
@@ -182,6 +203,14 @@ class SimulatedHub:
             yield news
             if isinstance(news, Outcome) or news in jobs.ENDED:
                 return
+
+    async def cancel(self, flight: Flight) -> None:
+        """Nobody cancels a simulated job."""
+
+    def flights(self, operation: str | None = None) -> list[Flight]:
+        return []
+
+    resume = flights
 
     async def _run(self, flight: Flight) -> None:
         node = self._world.nodes[flight.node]

@@ -77,7 +77,7 @@ class Follower:
     def _step(self, line: Step | Gate) -> None:
         text = event(line, self._screen.look_err)
         if self._live is None:
-            self._screen.progress(f"{_clock(line.at)} {text}")
+            self._screen.progress(f"{clock(line.at)} {text}")
             return
         key = (line.step, line.node if line.kind == "step" else line.gate)
         if line.state in ("started", "waiting"):
@@ -89,7 +89,7 @@ class Follower:
     def _resource(self, line: Resource) -> None:
         text = resource(line, self._screen.look_err)
         if self._live is None:
-            self._screen.progress(f"{_clock(line.at)} {text}")
+            self._screen.progress(f"{clock(line.at)} {text}")
         elif line.result.status == "failed":
             self._live.say(text)
         else:
@@ -164,5 +164,7 @@ def _started(line: Started) -> str:
     return f"{line.what} {'runs already; following' if line.joined else 'started'}   job {line.id}{nodes}"
 
 
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+def clock(at: float, *, parts: bool = False) -> str:
+    """`HH:MM:SS` here, with `.mmm` for a log."""
+    there = datetime.fromtimestamp(at).astimezone()
+    return f"{there:%H:%M:%S}" + (f".{there.microsecond // 1000:03d}" if parts else "")

@@ -3,58 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ...common.errors import UserError
+from ...common.functions import FUNCTIONS, Function, find, public
 from .. import targeting
 from ..control import Arguments, Request
-from ..fleet import Fleet
 from ..operations import Operation
 from ..progress import End
+from ..runs import Run, RunRequest
 from ..server import Master
 from ..targets import match
 
-FUNCTIONS = ("ping", "facts", "cmd", "service.status", "patroni.list", "etcd.health", "write_probe")
-EXIT_EMPTY, EXIT_PARTLY = 5, 4
+EXIT_EMPTY = 5
+MAX_TIMEOUT_S = 7 * 86400.0
 
 
-class Run(Arguments):
-    """Either `argv`, a command as it is, or `function` with `args`."""
+class Wanted(Arguments):
+    """Either `argv`, a command as it is, or `function` with `args`. `blob`: SHA-256 and size of an uploaded file."""
 
     target: str
     argv: tuple[str, ...] = ()
     function: str = ""
     args: tuple[str, ...] = ()
-    timeout_s: float = 60.0
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] = 60.0
+    batch: str = ""
+    canary: bool = False
+    max_fail: str = ""
+    force_unsafe: bool = False
+    blob: tuple[str, int] = ("", 0)
+
+
+class Piece(Arguments):
+    """`data` is base64, empty at the end."""
+
+    upload: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    offset: int
+    data: str
 
 
 async def run(master: Master, request: Request) -> AsyncIterator[Any]:
-    wanted = request.read(Run)
+    wanted = request.read(Wanted)
     function = wanted.function or "cmd"
-    if function not in FUNCTIONS:
-        raise UserError(f"there is no function {function!r}; there are {', '.join(FUNCTIONS)}")
     arguments = wanted.argv if function == "cmd" and wanted.argv else wanted.args
     if function == "cmd" and not arguments:
         raise UserError("no command given; write it after --, such as: pgha-master run '*' -- uptime")
-    nodes = match(wanted.target, targeting.nodes(master))
+    nodes = tuple(dict.fromkeys(match(wanted.target, targeting.nodes(master))))
     if not nodes:
+        callable_by_name(function)
         yield End(exit=EXIT_EMPTY, message=f"no accepted minion matches {wanted.target!r}")
         return
+    order = RunRequest(
+        target=wanted.target,
+        function=function,
+        arguments=arguments,
+        nodes=nodes,
+        **wanted.model_dump(include={"timeout_s", "batch", "canary", "max_fail", "force_unsafe", "blob"}),
+    )
+    async for line in begin(master, request, order):
+        yield line
+
+
+async def begin(master: Master, request: Request, order: RunRequest) -> AsyncIterator[Any]:
+    """Check what was ordered, start it, and follow it."""
+    function = callable_by_name(order.function)
+    request.need(function.role, f"call {function.name}")
+    if order.force_unsafe:
+        request.need("admin", "go past a guard with --force-unsafe")
+    if function.blob != bool(order.blob[0]):
+        raise UserError(f"{function.name} {'needs a file: --file LOCAL' if function.blob else 'takes no --file'}")
+    if function.blob:
+        master.blobs.read(order.blob[0], 0)
+    order.limits  # noqa: B018 - raises for what is no number
 
     async def work(operation: Operation) -> End:
-        fleet = Fleet(master.hub, operation)
-        since = master.clock.monotonic()
-        answers = await fleet.call(function, dict.fromkeys(nodes, arguments), wanted.timeout_s, show=True)
-        counts = {
-            "ok": sum(a.ok for a in answers.values()),
-            "failed": sum(a.state in ("failed", "refused", "cancelled") for a in answers.values()),
-        }
-        counts["no_answer"] = len(answers) - sum(counts.values())
-        seconds = round(master.clock.monotonic() - since, 3)
-        code = 0 if counts["ok"] == len(answers) else EXIT_PARTLY if counts["ok"] else 1
-        return End(exit=code, data={**counts, "seconds": seconds})
+        return await Run(master, operation, order).carry_out()
 
-    what = " ".join(["run", wanted.target, *(("--", *arguments) if function == "cmd" else (function, *arguments))])
-    operation = await master.operations.start(what[:200], "", request.who, work, tuple(nodes))
+    operation = await master.operations.start(
+        order.what,
+        "",
+        request.who,
+        work,
+        order.nodes,
+        request=order.model_dump_json(),
+        blob=order.blob[0],
+        at_once=function.query,
+    )
     async for line in master.operations.follow(operation):
         yield line
+
+
+def callable_by_name(name: str) -> Function:
+    """Raises UserError, also for a function that only pgha's own procedures call."""
+    if name in FUNCTIONS and FUNCTIONS[name].internal:
+        raise UserError(f"{name} is not to be called by hand; there are: {', '.join(public())}")
+    return find(name)
+
+
+async def upload(master: Master, request: Request) -> AsyncIterator[Any]:
+    """A piece of a file for file.push; the last, empty one is answered with the SHA-256 and size of the whole."""
+    piece = request.read(Piece)
+    if piece.data:
+        master.uploads.add(piece.upload, piece.offset, piece.data)
+        yield End()
+    else:
+        digest, size = master.uploads.end(piece.upload)
+        yield End(data={"sha256": digest, "size": size})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -284,13 +285,15 @@ def test_what_a_gate_waits_for_is_told_once_for_each_reason(bare: Simulation) ->
 
 
 def test_a_node_that_goes_silent_is_named_and_nothing_more_is_begun(
-    bare: Simulation, transcript: Compare, narrate: Narrate
+    bare: Simulation, transcript: Compare, narrate: Narrate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
     bare.world.nodes["witness-node"].dies_at = "service:etcd"
     lines = bare.apply()
     last = end(lines)
     assert last.exit == 1
-    assert last.message == "etcd: witness-node: its minion has gone silent; the job may still run there"
+    assert last.message == "etcd: witness-node: its minion has been silent since 08:01:08; the job may still run there"
     assert [step for step, _ in began(lines)] == ["base", "etcd"]
     transcript("silent", narrate(lines))
 
