@@ -35,6 +35,8 @@ log = logging.getLogger("pgha.minion.worker")
 LEAVE_S = 8.0  # more than a command gets between SIGTERM and SIGKILL
 OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
 RETRY_S = 0.5
+ALONE_S = 900.0  # at most so long one job has the minion for itself
+RESTART_S = 15.0  # and so long after its end: that is when the restart comes which it has asked for
 
 Cancelled = Callable[[], bool]
 Fetch = Callable[[str, int, BinaryIO, Cancelled], None]
@@ -64,6 +66,7 @@ class Worker:
         self._current: dict[tuple[str, int], _Current] = {}
         self._turns: set[Future[None]] = set()
         self._closing = threading.Event()
+        self._held_until = 0.0  # monotonic; by a job that has this minion for itself
         self.trouble = ""  # why nothing can be written down at the moment
 
     def submit(self, job: Job) -> None:
@@ -72,6 +75,11 @@ class Worker:
         self._current[job.jid, job.att] = current
         pool = self._states if job.cls == "state" else self._calls
         self._turns = {turn for turn in self._turns if not turn.done()} | {pool.submit(self._turn, current)}
+
+    def insist_on_room(self) -> None:
+        """Raises HostError while one job has this minion for itself."""
+        if time.monotonic() < self._held_until:
+            raise HostError("this minion is being upgraded; try again in a minute")
 
     def cancel(self, jid: str, att: int) -> None:
         if current := self._current.get((jid, att)):
@@ -130,7 +138,12 @@ class Worker:
         current.since, current.resource = time.monotonic(), ""
         outcome = self._outcome(current, self._call if job.mode == "call" else self._converge)
         reach("worker.effect.after")
-        self._insist(lambda: self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json")))
+        if current.cancelled.is_set() and not outcome.ok:
+            why = "the minion was stopped" if self._closing.is_set() else "cancelled"
+            reason = f"{why} while it ran: {outcome.message or current.resource}"
+            self._insist(lambda: self._journal.finish(job.jid, job.att, "cancelled", {"reason": reason}))
+        else:
+            self._insist(lambda: self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json")))
 
     def _outcome(self, current: _Current, work: Callable[[_Current], Outcome]) -> Outcome:
         """What came of it, whatever went wrong."""
@@ -192,7 +205,17 @@ class Worker:
 
     def _doors(self, current: _Current, output: Callable[[str, str], None]) -> Doors:
         stop = current.cancelled.is_set
-        return Doors(self._system, output, stop, lambda sha256, size, file: self._fetch(sha256, size, file, stop))
+
+        def others() -> tuple[str, ...]:
+            found = [c for c in list(self._current.values()) if c is not current and not c.job.query]
+            if not found:
+                self._held_until = time.monotonic() + ALONE_S
+            return tuple(c.resource if c.job.mode == "call" else c.job.mode for c in found)
+
+        def fetch(sha256: str, size: int, file: BinaryIO) -> None:
+            self._fetch(sha256, size, file, stop)
+
+        return Doors(self._system, output, stop, fetch, others)
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
@@ -244,7 +267,11 @@ class Worker:
 
         request = Call.model_validate_json(self._document(current))
         current.resource = request.function
-        return call(request, self._doors(current, output))
+        try:
+            return call(request, self._doors(current, output))
+        finally:
+            if self._held_until:
+                self._held_until = time.monotonic() + RESTART_S
 
 
 def _too_late(current: _Current) -> bool:

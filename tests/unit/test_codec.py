@@ -12,27 +12,38 @@ from pgha.common.facts import HostFacts
 from pgha.common.messages import (
     FROM_MINION,
     FROM_STRANGER,
+    OLDEST,
     TO_MINION,
     TO_STRANGER,
     VERSION,
     Accept,
     Ack,
+    Answer,
     Bye,
     Cancel,
+    Chunk,
+    Credit,
     Enrol,
     Enrolled,
     Event,
+    Fetch,
     Hello,
     Job,
+    Lost,
     Message,
+    NextKey,
+    NextKeyKnown,
     OpenJob,
     Ping,
     Pong,
     Refuse,
     Resync,
+    Rotate,
     Running,
     Sign,
     Signed,
+    Successor,
+    SuccessorKnown,
     Telemetry,
     Welcome,
 )
@@ -79,12 +90,22 @@ ONE_OF_EACH: list[Message] = [
         mode="apply",
         not_after_ms=1,
         ttl_ms=1,
-        sha256="x",
+        sha256="0" * 64,
         document="é".encode(),
     ),
     Accept(jid=JID, att=1),
     Refuse(jid=JID, att=1, why="busy", detail="d"),
+    Answer(jid=JID, att=1, out=(("stdout", "x"),), outcome=b"{}"),
+    Fetch(sha256="0" * 64, offset=1, count=1),
+    Chunk(sha256="0" * 64, offset=1, data=b"\0"),
     Event(epoch="e", seq=1, jid=JID, att=1, kind="out", body=b"\0"),
+    Lost(epoch="e", first_seq=1, last_seq=2),
+    Credit(events=1, bytes=2),
+    Rotate(),
+    NextKey(public=b"k" * 32),
+    NextKeyKnown(public=b"k" * 32),
+    Successor(server_key=b"k" * 32, signing_key=b"l" * 32, signature=b"s" * 64),
+    SuccessorKnown(server_key=b"k" * 32),
     Ack(epoch="e", seq=0),
     Resync(epoch="e", from_seq=1),
     Telemetry(sample=Sample(at=1.5, etcd=EtcdSample(members=(EtcdMember(id="a"),)), units={"etcd": "active"})),
@@ -104,6 +125,18 @@ def frames(header: object, body: object) -> list[bytes]:
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: message.type)
 def test_a_message_comes_out_as_it_went_in(message: Message) -> None:
     assert decode(encode(message), ALL) == message
+
+
+@pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: message.type)
+def test_what_the_version_before_knows_is_said_to_it_without_the_newer_fields(message: Message) -> None:
+    if message.first > OLDEST:
+        with pytest.raises(BusError, match="must be upgraded"):
+            encode(message, OLDEST)
+        return
+    header, body = encode(message, OLDEST)
+    assert msgpack.unpackb(header)["v"] == OLDEST
+    assert not set(msgpack.unpackb(body)) & set(message.since)
+    assert type(decode([header, body], ALL)) is type(message)
 
 
 def test_there_is_an_example_of_every_message() -> None:

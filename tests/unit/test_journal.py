@@ -41,8 +41,8 @@ def journal(reopen: Callable[[], Journal]) -> Journal:
 
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many acknowledged events stay: fewer than in earnest, so that the test is over soon."""
-    monkeypatch.setattr(journal_module, "_KEEP_ACKNOWLEDGED", 20)
+    """How many acknowledged events of 10 bytes stay: fewer than in earnest, so that the test is over soon."""
+    monkeypatch.setattr(journal_module, "RING_BYTES", 200)
     return 20
 
 
@@ -80,7 +80,7 @@ def test_a_state_and_the_event_that_tells_of_it_are_one(journal: Journal, tmp_pa
     journal.accept(ONE, 1, "call", LATER)
     with sqlite3.connect(tmp_path / "state/journal.db") as other:
         other.execute("create trigger no before insert on events begin select raise(abort, 'disk full'); end")
-    with pytest.raises(sqlite3.Error, match="disk full"):
+    with pytest.raises(HostError, match="does not take the write: disk full"):
         journal.start(ONE, 1)
     assert [(job.jid, job.state) for job in journal.open_jobs()] == [(ONE, "accepted")]
     assert journal.events_after(0, 10) == []
@@ -115,6 +115,7 @@ def test_the_epoch_and_what_was_acknowledged_outlive_the_process(
     journal.record(ONE, 1, "out", {})
     journal.acknowledge(1)
     journal.remember_master_epoch(7)
+    journal.accept(ONE, 1, "call", LATER)  # what was told is written down with what is done about it
     again = reopen()
     assert (again.epoch, again.acked, again.master_epoch) == (journal.epoch, 1, 7)
 
@@ -126,18 +127,54 @@ def test_a_new_journal_has_another_epoch(journal: Journal, tmp_path: Path) -> No
 
 
 def test_the_newest_acknowledged_events_stay_and_the_rest_goes(journal: Journal, ring: int) -> None:
-    for number in range(ring + 10):
-        journal.record(ONE, 1, "out", {"n": number})
+    for number in range(10, ring + 20):
+        journal.record(ONE, 1, "out", {"n": number, "": 1})
     journal.acknowledge(ring + 5)
-    assert (journal.lowest(), journal.highest()) == (6, ring + 10)
+    journal.tidy(0)
+    assert journal.highest() == ring + 10
+    assert 1 < journal.lowest() < ring + 5
+    assert sum(len(event.body) for event in journal.events_after(0, 100) if event.seq <= ring + 5) <= 200
     assert journal.acked == ring + 5
+
+
+def test_acknowledged_events_go_after_a_day(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.record(ONE, 1, "out", {})
+    journal.acknowledge(1)
+    journal.tidy(0)
+    assert journal.lowest() == 1
+    monkeypatch.setattr(journal_module, "RING_S", -1.0)
+    journal.tidy(0)
+    assert (journal.lowest(), journal.highest()) == (2, 1)
 
 
 def test_what_was_not_acknowledged_is_never_dropped(journal: Journal, ring: int) -> None:
     for number in range(ring + 10):
         journal.record(ONE, 1, "out", {"n": number})
-    journal.prune(LATER * 2)
+    journal.tidy(LATER * 2)
     assert journal.lowest() == 1
+
+
+def test_a_spool_is_full_when_too_much_waits_and_has_room_again_when_it_was_taken(
+    journal: Journal, reopen: Callable[[], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SPOOL_BYTES", 30)
+    for number in range(3):
+        assert not journal.full
+        journal.record(ONE, 1, "out", {"number": number})
+    assert journal.full
+    assert journal.waiting == (3, 36)
+    again = reopen()
+    assert again.waiting == (3, 36)
+    again.acknowledge(1)
+    assert again.waiting == (2, 24)
+    assert not again.full
+
+
+def test_a_job_that_was_cancelled_before_it_came_has_been_seen(journal: Journal) -> None:
+    journal.never(ONE, 1, LATER)
+    journal.never(ONE, 1, LATER)
+    assert not journal.accept(ONE, 1, "call", LATER)
+    assert kinds(journal) == ["cancelled"]
 
 
 def test_an_acknowledgement_neither_goes_back_nor_beyond_what_there_is(journal: Journal) -> None:
@@ -164,9 +201,9 @@ def test_a_job_is_forgotten_a_day_after_its_deadline_and_no_sooner(journal: Jour
     journal.accept(ONE, 1, "call", 1000)
     journal.accept(TWO, 1, "call", 1000)
     journal.finish(ONE, 1, "done", {})
-    journal.prune(1000 + day)
+    journal.tidy(1000 + day)
     assert journal.seen(ONE, 1)
-    journal.prune(1001 + day)
+    journal.tidy(1001 + day)
     assert not journal.seen(ONE, 1)
     assert journal.seen(TWO, 1)  # it has not ended
 

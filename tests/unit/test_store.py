@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import pytest
 from pgha.common.errors import HostError
-from pgha.master.store import MinionRow, Store
+from pgha.master.store import EventRow, JobRow, MinionRow, Store
+from pgha.master.store.jobs import STRAYS
 
 T = TypeVar("T")
 ONE = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -35,14 +36,21 @@ def row(name: str, key: str, state: str) -> MinionRow:
     return MinionRow(name, key, state, "10.77.0.9", "m", "", 0.0, 0.0, "")
 
 
-async def job(store: Store, jid: str = ONE, state: str = "queued", not_after_ms: int = 10**15) -> None:
-    await store.put_job(jid, 1, "n1", "OP", "call", "ping", 0.0, not_after_ms)
-    if state != "queued":
-        await store.job_state(jid, 1, state)
+async def job(store: Store, jid: str = ONE, *words: str, node: str = "n1") -> None:
+    """A job that is queued, and to which those things happened."""
+    await store.put_job(JobRow(jid, 1, node, "OP", "call", "call", "ping", "queued", 10**15, b"sealed"), 0.0)
+    for word in words:
+        await store.move_job(jid, 1, node, word, "", 1.0)
 
 
-async def event(store: Store, seq: int, state: tuple[str, str] | None = None, *, node: str = "n1") -> int:
-    return await store.add_event(node, "e", seq, ONE, "out", "{}", 5.0, state)
+def said(seq: int, kind: str = "out", body: str = "{}", jid: str = ONE, word: str | None = None) -> EventRow:
+    return EventRow(seq, jid, 1, kind, body, kind if word is None else word)
+
+
+async def event(
+    store: Store, seq: int, kind: str = "out", *, node: str = "n1", epoch: str = "e", jid: str = ONE
+) -> int:
+    return (await store.add_events(node, epoch, [said(seq, kind, jid=jid)], 5.0)).hw
 
 
 async def state_of(store: Store) -> list[str]:
@@ -97,6 +105,7 @@ def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> Non
 
 def test_an_event_is_stored_once_and_only_as_the_next_one(tmp_path: Path) -> None:
     async def work(store: Store) -> list[int]:
+        await job(store)
         highs = [await event(store, seq) for seq in (2, 1, 1, 3, 2)]
         stored = await store.read(lambda db: db.execute("select seq from events order by seq").fetchall())
         assert stored == [(1,), (2,)]
@@ -105,62 +114,120 @@ def test_an_event_is_stored_once_and_only_as_the_next_one(tmp_path: Path) -> Non
     assert using(tmp_path, work) == [0, 1, 1, 1, 2]
 
 
+def test_a_piece_of_a_stream_is_stored_as_far_as_it_fits(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[int, dict[int, str]]:
+        await job(store)
+        await event(store, 1, "started")
+        stored = await store.add_events("n1", "e", [said(1), said(2), said(3, "done"), said(5)], 5.0)
+        return stored.hw, stored.states
+
+    assert using(tmp_path, work) == (3, {2: "started", 3: "done"})
+
+
 def test_streams_of_other_epochs_and_nodes_are_their_own(tmp_path: Path) -> None:
     async def work(store: Store) -> list[int]:
+        await job(store)
         await event(store, 1)
-        return [await event(store, 1, node="n2"), await store.add_event("n1", "f", 1, ONE, "out", "{}", 5.0, None)]
+        return [await event(store, 1, node="n2"), await event(store, 1, epoch="f")]
 
     assert using(tmp_path, work) == [1, 1]
 
 
-def test_the_high_water_survives_and_only_rises(tmp_path: Path) -> None:
+def test_the_high_water_survives(tmp_path: Path) -> None:
     using(tmp_path, lambda store: event(store, 1))
-    assert using(tmp_path, lambda store: store.high_water("n1", "e")) == 1
-    assert using(tmp_path, lambda store: store.begin_stream("n1", "e", 0)) == 1
-    assert using(tmp_path, lambda store: store.begin_stream("n1", "e", 9)) == 9
-    assert using(tmp_path, lambda store: event(store, 10)) == 10
+    assert using(tmp_path, lambda store: store.begin_stream("n1", "e")) == 1
+    assert using(tmp_path, lambda store: store.begin_stream("n1", "other")) == 0
+
+
+def test_a_gap_is_passed_over_only_when_its_minion_says_that_it_is_lost(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await job(store)
+        await event(store, 1)
+        wrong = [await store.lose_events("n1", "e", first, last, 5.0) for first, last in ((1, 4), (3, 4), (2, 1))]
+        after = [await store.lose_events("n1", "e", 2, 4, 5.0), await event(store, 5)]
+        noted = await store.read(lambda db: db.execute("select seq, body from events where kind='lost'").fetchall())
+        return [wrong, after, noted]
+
+    assert using(tmp_path, work) == [[1, 1, 1], [4, 5], [(4, '{"first":2,"last":4}')]]
 
 
 def test_a_state_becomes_true_with_its_event_or_not_at_all(tmp_path: Path) -> None:
     async def work(store: Store) -> list[list[str]]:
         await job(store)
         seen = []
-        for seq, state in ((5, "done"), (1, "started"), (1, "done"), (2, "done")):
-            await event(store, seq, (state, '{"ok": true}'))
+        for seq, kind in ((5, "done"), (1, "started"), (1, "done"), (2, "done")):
+            await event(store, seq, kind)
             seen.append(await state_of(store))
         return seen
 
     assert using(tmp_path, work) == [["queued"], ["started"], ["started"], ["done"]]
 
 
-def test_another_node_settles_nothing(tmp_path: Path) -> None:
+def test_another_node_settles_nothing_and_leaves_no_trace(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await job(store)
+        await event(store, 1, "done", node="n2")
+        await store.move_job(ONE, 1, "n2", "cancelled", "", 1.0)
+        assert await store.answer(ONE, 1, "n2", ["{}"], "{}", "done", 5.0) == ""
+        rows = await store.read(lambda db: db.execute("select count(*) from events").fetchone())
+        return [*await state_of(store), rows[0]]
+
+    assert using(tmp_path, work) == ["queued", 0]
+
+
+@pytest.mark.parametrize("late", ["overdue", "cancelled", "started", "accept"])
+def test_an_end_that_is_known_is_final_whatever_was_on_its_way(tmp_path: Path, late: str) -> None:
     async def work(store: Store) -> list[str]:
         await job(store)
-        await event(store, 1, ("done", "{}"), node="n2")
-        return await state_of(store)
-
-    assert using(tmp_path, work) == ["queued"]
-
-
-@pytest.mark.parametrize("late", ["unknown", "cancelled", "started", "accepted"])
-def test_an_end_is_final_whatever_was_on_its_way(tmp_path: Path, late: str) -> None:
-    async def work(store: Store) -> list[str]:
-        await job(store)
-        await asyncio.gather(event(store, 1, ("done", "{}")), store.job_state(ONE, 1, late, "its deadline", 9.0))
-        await event(store, 2, (late, ""))
+        done = store.add_events("n1", "e", [said(1, "done")], 5.0)
+        await asyncio.gather(done, store.move_job(ONE, 1, "n1", late, "its deadline", 9.0))
+        await event(store, 2, "failed")
         return await state_of(store)
 
     assert using(tmp_path, work) == ["done"]
 
 
-def test_jobs_that_nobody_follows_end_with_their_deadline(tmp_path: Path) -> None:
+def test_what_was_not_known_becomes_known_when_its_minion_tells_it(tmp_path: Path) -> None:
     async def work(store: Store) -> list[str]:
-        for jid, state, not_after_ms in ((ONE, "queued", 10), (TWO, "started", 10), (TWO[:-1] + "X", "started", 10**9)):
-            await job(store, jid, state, not_after_ms)
-        await store.settle_overdue(1.0)
-        return await state_of(store)
+        await job(store, ONE, "accept", "overdue")
+        before = await state_of(store)
+        await event(store, 1, "started")
+        await event(store, 2, "done")
+        return [*before, *await state_of(store)]
 
-    assert using(tmp_path, work) == ["expired", "unknown", "started"]
+    assert using(tmp_path, work) == ["unknown", "done"]
+
+
+def test_an_answer_is_its_output_and_its_end_at_once(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await job(store)
+        states = [await store.answer(ONE, 1, "n1", ["a", "b"], '{"ok":true}', "done", 5.0) for _ in range(2)]
+        rows = await store.read(lambda db: db.execute("select seq, body from events order by seq").fetchall())
+        return [states, rows, (await store.jobs("OP"))[0][3]]
+
+    assert using(tmp_path, work) == [["done", "done"], [(1, "a"), (2, "b")], '{"ok":true}']
+
+
+def test_a_job_that_has_ended_keeps_no_document(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await job(store)
+        await job(store, TWO)
+        await event(store, 1, "done")
+        kept = await store.read(lambda db: db.execute("select jid, length(payload) from jobs order by jid").fetchall())
+        return [kept, [row.jid for row in await store.open_jobs()]]
+
+    assert using(tmp_path, work) == [[(ONE, 0), (TWO, 6)], [TWO]]
+
+
+def test_events_of_a_job_that_this_store_does_not_know_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        for seq in range(1, STRAYS + 20):
+            await event(store, seq, "done", jid=f"01ARZ3NDEKTSV4RRFFQ69G{seq:04d}")
+        return await store.read(
+            lambda db: db.execute("select state, count(*) from jobs where operation='' group by state").fetchall()
+        )
+
+    assert using(tmp_path, work) == [("done", STRAYS)]
 
 
 def test_a_token_is_spent_by_one_only(tmp_path: Path) -> None:
@@ -173,22 +240,37 @@ def test_a_token_is_spent_by_one_only(tmp_path: Path) -> None:
     assert using(tmp_path, lambda store: store.token("t")) is None
 
 
-def test_every_start_has_a_higher_epoch(tmp_path: Path) -> None:
-    assert [using(tmp_path, lambda store: store.next_epoch()) for _ in range(3)] == [1, 2, 3]
+def test_every_start_has_a_higher_epoch_also_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    def started(now: float) -> int:
+        return using(tmp_path, lambda store: store.next_epoch(now))
+
+    assert [started(now) for now in (50.0, 50.0, 9.0, 70.0)] == [50, 51, 52, 70]
 
 
-def test_what_ran_when_the_master_died_is_called_interrupted(tmp_path: Path) -> None:
-    async def before(store: Store) -> None:
-        await store.put_operation("A", "run", "root", "", 1.0)
-        await store.put_operation("B", "run", "root", "", 2.0)
-        await store.end_operation("A", "done", 0, "", 3.0)
+def test_a_master_that_supersedes_is_newer_than_any_clock_could_make_another(tmp_path: Path) -> None:
+    later = 4e10  # the year 3237
+    before = using(tmp_path, lambda store: store.next_epoch(later))
+    assert using(tmp_path, lambda store: store.next_epoch(50.0, supersede=True)) > before + later
+    assert using(tmp_path, lambda store: store.next_epoch(60.0)) > before + later
 
-    async def after(store: Store) -> list[tuple[str, str]]:
-        await store.close_interrupted(9.0)
-        return [(one["id"], one["state"]) for one in await store.operations(10)]
 
-    using(tmp_path, before)
-    assert using(tmp_path, after) == [("B", "interrupted"), ("A", "done")]
+def test_a_store_of_a_newer_pgha_is_refused_and_not_touched(tmp_path: Path) -> None:
+    using(tmp_path, lambda store: store.minions())
+    with sqlite3.connect(tmp_path / "pgha.db") as db:
+        db.execute("pragma user_version=99")
+    with pytest.raises(HostError, match="newer pgha"):
+        using(tmp_path, lambda store: store.minions())
+
+
+def test_a_next_key_becomes_the_accepted_one_when_it_speaks(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await store.put_minion(row("n1", "k1", "accepted"))
+        await store.put_next_key(row("n1", "never used", "next"))
+        await store.put_next_key(row("n1", "k2", "next"))
+        said = [await store.seen("n1", key, "10.77.0.9", 7.0, "{}") for key in ("k1", "k2", "k2")]
+        return [said, [(one.public_key, one.state) for one in await store.minions()]]
+
+    assert using(tmp_path, work) == [[False, True, False], [("k1", "retired"), ("k2", "accepted")]]
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:

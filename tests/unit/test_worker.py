@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
-from pgha.common.messages import Job
+from pgha.common.errors import HostError
+from pgha.common.messages import Answer, Job
 from pgha.common.names import new_job_id
 from pgha.minion import worker as worker_module
 from pgha.minion.journal import Journal
@@ -41,10 +43,14 @@ class Held(FakeSystem):
 class Bench:
     journal: Journal
     system: Held = field(default_factory=Held)
+    files: dict[str, bytes] = field(default_factory=dict)
     ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __post_init__(self) -> None:
-        self.worker = Worker(self.journal, self.system, lambda: None, self.ended.release)
+        self.worker = Worker(self.journal, self.system, lambda: None, self.ended.release, self.fetch)
+
+    def fetch(self, sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        file.write(self.files[sha256])
 
     def submit(self, job: Job) -> Job:
         assert self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms)
@@ -146,7 +152,9 @@ def test_a_job_cancelled_in_the_middle_stops_after_the_resource_it_was_at(bench:
     assert bench.system.reached.wait(WAIT_S)
     bench.worker.cancel(job.jid, 1)
     bench.wait()
-    assert (bench.outcome(job)["ok"], bench.outcome(job)["message"]) == (False, "cancelled")
+    kind, body = bench.events(job)[-1]
+    assert kind == "cancelled"
+    assert "while it ran" in body["reason"]
     assert "/etc/b" not in bench.system.files
 
 
@@ -202,3 +210,57 @@ def test_a_command_that_never_stops_talking_is_cut(bench: Bench, monkeypatch: py
     assert 100_000 <= len(said) < 150_000
     assert "the rest of the output is left out" in said
     assert bench.outcome(job)["ok"] is True
+
+
+def test_a_large_document_is_fetched_before_its_job_begins_to_change_anything(bench: Bench) -> None:
+    whole = files("a")
+    bench.files[whole.sha256] = whole.document
+    job = bench.submit(whole.model_copy(update={"document": b"", "size": len(whole.document)}))
+    bench.wait()
+    assert bench.outcome(job)["changed"] == 1
+
+
+def test_a_query_is_answered_and_leaves_nothing_in_the_journal(bench: Bench) -> None:
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    job = order({"function": "disk"}, "call").model_copy(update={"query": True})
+    bench.worker.ask(job, answers.put)
+    answer = answers.get(timeout=WAIT_S)
+    assert (answer.jid, json.loads(answer.outcome)["ok"]) == (job.jid, True)
+    assert bench.journal.highest() == 0
+    assert not bench.journal.seen(job.jid, 1)
+
+
+@pytest.mark.parametrize("function", ["cmd", "service.stop", "no.such"])
+def test_what_changes_something_is_not_answered_as_a_query(bench: Bench, function: str) -> None:
+    """A query is not journaled, so it could be made to run twice."""
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    job = order({"function": function, "arguments": ["true"]}, "call").model_copy(update={"query": True})
+    bench.worker.ask(job, answers.put)
+    assert json.loads(answers.get(timeout=WAIT_S).outcome)["ok"] is False
+    assert bench.system.performed == []
+
+
+def test_work_waits_for_a_disk_that_refuses_and_goes_on_when_it_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
+    refused, full = threading.Event(), threading.Event()
+    full.set()
+    start, tries = bench.journal.start, iter(range(10**6))
+
+    def refuse(jid: str, att: int) -> None:
+        if full.is_set():
+            if next(tries):
+                refused.set()
+            raise HostError("the journal does not take the write: disk full")
+        start(jid, att)
+
+    monkeypatch.setattr(bench.journal, "start", refuse)
+    job = bench.submit(files("a"))
+    assert refused.wait(WAIT_S)
+    assert bench.events(job) == []
+    assert "disk full" in bench.worker.trouble
+    full.clear()
+    bench.wait()
+    assert bench.outcome(job)["ok"] is True
+    assert bench.worker.trouble == ""
