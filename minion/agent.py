@@ -336,6 +336,7 @@ class Agent:
             if job.query:
                 self.worker.ask(job, self._answer)
                 return None
+            self.worker.insist_on_room()
             if self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms):
                 self.worker.submit(job)
         except HostError as error:

@@ -58,7 +58,8 @@ class Call(BaseModel):
 class Doors:
     """All that a function may reach: the host, its caller's ears, the caller's patience, the master's files.
 
-    `others`: what else this minion works on, queries apart.
+    `others`: what else this minion works on, queries apart. When that is nothing, the minion takes no other job until
+    this one has ended, and a moment longer.
     """
 
     system: System

@@ -103,7 +103,6 @@ class Upgrade:
     doors: Doors
 
     def run(self, call: Call, old: Wheel) -> Outcome:
-        self._not_beside_others()
         new = self._fetched(call)
         data: dict[str, object] = {"from": old.version, "to": new.version, "restarts": new.digest != old.digest}
         if new.digest == old.digest:
@@ -112,11 +111,11 @@ class Upgrade:
             raise UserError(
                 f"pgha {old.version} of this host is newer than {new.version} of the master; upgrade the master"
             )
+        self._not_beside_others()
         shutil.rmtree(self.place.folder, ignore_errors=True)
         back = self.place.pip(self.place.keep("old", old))
         forth = self.place.pip(self.place.keep("new", new))
         self._insist_on(new)
-        self._not_beside_others()
         guard = self._armed(back, INSTALL_S)
         try:
             self._perform(Run(forth, timeout_s=INSTALL_S))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +12,15 @@ from typing import BinaryIO
 
 import pytest
 from pgha.common import wheel
-from pgha.common.errors import ActionFailed, PghaError, UserError
+from pgha.common.errors import ActionFailed, HostError, PghaError, UserError
+from pgha.common.messages import Job
+from pgha.common.names import new_job_id
 from pgha.common.results import Outcome
+from pgha.minion import functions
 from pgha.minion.functions import Blob, Call, Doors
 from pgha.minion.functions.upgrade import GUARD, SERVICE, UNIT, Place, Upgrade, settle
+from pgha.minion.journal import Journal
+from pgha.minion.worker import Worker
 from pgha.states.action import Action, Run, Unit
 from pgha.states.system import FileFacts, Output
 from pgha.states.testing import FakeSystem
@@ -42,7 +49,7 @@ class Host(FakeSystem):
     missing: bool = False
     breaks: str = ""
     pip_fails: bool = False
-    after_pip: Callable[[], None] = bool
+    after_pip: Callable[[], object] = bool
     timers: list[str] = field(default_factory=list)
     said: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -249,3 +256,71 @@ def test_where_nothing_is_pending_nothing_is_done(case: Case) -> None:
     said: list[tuple[str, ...]] = []
     settle(lambda seconds: pytest.fail("there is nothing to confirm"), runner(said), case.place)
     assert said == []
+
+
+# ---- beside other jobs
+
+
+def order(function: str) -> Job:
+    document = json.dumps({"function": function, "arguments": [], "timeout_s": 60.0}).encode()
+    return Job(
+        jid=new_job_id(),
+        att=1,
+        minion="n1",
+        mepoch=1,
+        cls="call",
+        mode="call",
+        not_after_ms=2**50,
+        ttl_ms=60_000,
+        sha256=hashlib.sha256(document).hexdigest(),
+        document=document,
+    )
+
+
+def test_a_minion_takes_no_other_job_while_one_has_it_for_itself_and_takes_them_again_when_it_did_not_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, seen, go = threading.Semaphore(0), list[tuple[str, ...]](), threading.Event()
+
+    def alone(call: Call, doors: Doors) -> Outcome:
+        seen.append(doors.others())
+        asked.release()
+        assert go.wait(10)
+        return Outcome(ok=True)
+
+    def beside(call: Call, doors: Doors) -> Outcome:
+        asked.release()
+        assert go.wait(10)
+        return Outcome(ok=True)
+
+    monkeypatch.setitem(functions.FUNCTIONS, "self.upgrade", alone)
+    monkeypatch.setitem(functions.FUNCTIONS, "file.push", beside)
+    journal = Journal(tmp_path / "journal.db")
+    ended = threading.Semaphore(0)
+    worker = Worker(journal, FakeSystem(), lambda: None, ended.release, lambda *arguments: None)
+
+    def begin(function: str) -> None:
+        worker.insist_on_room()
+        job = order(function)
+        assert journal.accept(job.jid, job.att, job.cls, job.not_after_ms)
+        worker.submit(job)
+        assert asked.acquire(timeout=10)
+
+    begin("file.push")
+    begin("self.upgrade")
+    assert seen == [("file.push",)]
+    worker.insist_on_room()
+    go.set()
+    assert ended.acquire(timeout=10)
+    assert ended.acquire(timeout=10)
+    go.clear()
+    begin("self.upgrade")
+    assert seen[1:] == [()]
+    with pytest.raises(HostError, match="being upgraded"):
+        begin("file.push")
+    go.set()
+    assert ended.acquire(timeout=10)
+    with pytest.raises(HostError, match="being upgraded"):  # the restart that was asked for comes now
+        begin("file.push")
+    worker.close()
+    journal.close()
