@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from ...common.errors import UserError
 from ...common.functions import FUNCTIONS, Function, find, public
-from .. import targeting
+from .. import installer, targeting
 from ..control import Arguments, Request
 from ..operations import Operation
 from ..progress import End
@@ -72,7 +73,10 @@ async def begin(master: Master, request: Request, order: RunRequest) -> AsyncIte
     request.need(function.role, f"call {function.name}")
     if order.force_unsafe:
         request.need("admin", "go past a guard with --force-unsafe")
-    if function.blob != bool(order.blob[0]):
+    if function.name == "self.upgrade":
+        data = await asyncio.to_thread(installer.wheel)
+        order = order.model_copy(update={"blob": (master.blobs.put(data), len(data))})
+    elif function.blob != bool(order.blob[0]):
         raise UserError(f"{function.name} {'needs a file: --file LOCAL' if function.blob else 'takes no --file'}")
     if function.blob:
         master.blobs.read(order.blob[0], 0)
