@@ -20,7 +20,7 @@ log = logging.getLogger("pgha.limits")
 
 FULL_AT, CALM_AT = 0.70, 0.60
 PER_MINION, OWN = 4, 64  # all minions that come back at once hold an old and a new connection, on both ports
-EVERY_S = 10.0
+EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -214,3 +218,23 @@ def test_root_is_not_shut_out_by_the_connections_of_others(host: Master) -> None
 
 def test_an_outsider_may_not_send_much(host: Master) -> None:
     assert "at most 65536 bytes" in ask_as(host, OUTSIDER, "status", junk="x" * 100_000)["message"]
+
+
+def test_a_master_that_runs_low_on_file_descriptors_says_so_and_still_serves(
+    master: Master, until: Callable[..., Any]
+) -> None:
+    master.stop()
+    master.argv = ("sh", "-c", 'ulimit -Sn 60 && ulimit -Hn 120 && exec "$@"', "sh", *master.argv)
+    master.start()
+    assert master.process is not None
+    limits = Path(f"/proc/{master.process.pid}/limits").read_text()
+    assert re.search(r"Max open files +120 +120", limits), "the soft limit was not raised"
+    folder = Path(f"/proc/{master.process.pid}/fd")
+    held = [socket.socket(socket.AF_UNIX) for _ in range(84 - len(list(folder.iterdir())))]
+    for one in held:
+        one.connect(str(master.socket_path))
+        one.sendall(b'{"verb": "')
+    until("the warning", lambda: "of 120 file descriptors are in use" in master.log)
+    assert master.ask("keys.list")[-1]["exit"] == 0
+    for one in held:
+        one.close()
