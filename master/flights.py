@@ -1,14 +1,23 @@
-"""A job on its way: what was ordered of one minion, how it stands, and what has been heard of it. Values only."""
+"""A job on its way: what was ordered of one minion, how it stands, and what has been heard of it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..common.errors import BusError
+from ..common.clock import Clock
+from ..common.errors import BusError, PghaError
 from ..common.messages import Event, Job
 from ..common.results import Outcome, ResourceResult
+from . import jobs
+from .store import Store
+
+log = logging.getLogger("pgha.flights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,7 @@ class Flight:
     blob: str = ""  # SHA-256 of a file that its call may fetch
     deadline: float = float("inf")  # monotonic
     next_send: float = 0.0
-    sent: bool = False  # it may have reached its minion
+    sent: bool = False  # it may have reached its minion, now or ever
     resend: bool = True
     cancelled: bool = False  # somebody asked for its end
     output_bytes: int = 0
@@ -44,6 +53,65 @@ class Flight:
     @property
     def key(self) -> tuple[str, int]:
         return self.job.jid, self.job.att
+
+
+class Flights:
+    """What has not ended, by job and by node, and the one way in which its state moves: stored first, then told."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._by_key: dict[tuple[str, int], Flight] = {}
+        self._by_node: defaultdict[str, dict[tuple[str, int], Flight]] = defaultdict(dict)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, jid: str, att: int, node: str) -> Flight | None:
+        """That job, if it is one of that node's."""
+        flight = self._by_key.get((jid, att))
+        return flight if flight is not None and flight.node == node else None
+
+    def all(self) -> list[Flight]:
+        return list(self._by_key.values())
+
+    def of(self, node: str) -> list[Flight]:
+        return list(self._by_node[node].values()) if node in self._by_node else []
+
+    def add(self, flight: Flight) -> None:
+        self._by_key[flight.key] = self._by_node[flight.node][flight.key] = flight
+
+    def remove(self, flight: Flight) -> None:
+        self._by_key.pop(flight.key, None)
+        self._by_node[flight.node].pop(flight.key, None)
+
+    def move(self, flight: Flight, word: str, message: str) -> Coroutine[Any, Any, None]:
+        """Something happened that no event tells of. Submitted at once; awaited, it is stored and told."""
+        jid, att = flight.key
+        stored = self._store.move_job(jid, att, flight.node, word, message, self._clock.now())
+
+        async def moved() -> None:
+            after = await stored
+            if after and after != flight.state:
+                flight.state, flight.message = after, message
+                self.settled(flight)
+                flight.news.put_nowait(after)
+
+        return moved()
+
+    def settled(self, flight: Flight) -> None:
+        """Its state may have become an end."""
+        if flight.state in jobs.ENDED:
+            self.remove(flight)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done. What the store does not take is logged, and not acknowledged: it comes again."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            level = logging.WARNING if isinstance(error, PghaError) else logging.ERROR
+            log.log(level, "not stored, so not acknowledged: %s", error, exc_info=level == logging.ERROR and error)
 
 
 def payload(flight: Flight) -> bytes:

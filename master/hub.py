@@ -47,7 +47,8 @@ from .blobs import Blobs
 from .credit import Credits
 from .enrol_desk import EnrolDesk
 from .feed import chunks
-from .flights import Flight, News, Output
+from .flights import Flight, Flights, News, Output
+from .intake import Intake
 from .ledger import Ledger
 from .peers import HELLO_COST, Peer
 from .rotation import KeyFiles, Rotation
@@ -94,7 +95,9 @@ class Hub:
         self.telemetry = asyncio.Condition()  # notified after samples and connections
         self._notifying = False
         self._credits = Credits()
-        self.ledger = Ledger(store, vault, signer, clock, self, self._credits.took)
+        flights = Flights(store, clock)
+        self.ledger = Ledger(store, vault, signer, clock, self, flights)
+        self._intake = Intake(store, clock, flights, self, self.ledger.push, self._credits.took)
         admission = Admission(self._admit, lambda key: key in self._names and key not in self._quarantined)
         self._router = Router(
             f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone, died=self._broken
@@ -210,7 +213,6 @@ class Hub:
         for peer in self.peers.values():
             if peer.route == route:
                 peer.heard = float("-inf")
-                self.ledger.disconnected(peer)
 
     def _from_thread(self, batch: list[Received]) -> None:
         self._loop.call_soon_threadsafe(self._sort, batch)
@@ -231,7 +233,7 @@ class Hub:
             except BusError as error:
                 self.offend(peer, str(error))
         for name, events in streams.items():
-            self.ledger.events(self.peers[name], events)
+            self._intake.events(self.peers[name], events)
 
     def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
         """Events that came together are stored together."""
@@ -265,13 +267,13 @@ class Hub:
             peer.spool, peer.spool_bytes = message.spool, message.spool_bytes
             self.send(peer, Pong(mono_ms=message.mono_ms))
         elif isinstance(message, Answer):
-            self.ledger.answer(peer, message)
+            self._intake.answer(peer, message)
         elif isinstance(message, Accept):
-            self.ledger.accepted(peer, message)
+            self._intake.accepted(peer, message)
         elif isinstance(message, Refuse):
-            self.ledger.refused(peer, message)
+            self._intake.refused(peer, message)
         elif isinstance(message, Lost):
-            self.ledger.lost(peer, message)
+            self._intake.lost(peer, message)
         elif isinstance(message, Fetch):
             self._spawn(chunks(self, self.ledger, self._blobs, peer, message))
         elif isinstance(message, Sign):
@@ -299,7 +301,7 @@ class Hub:
             )
             return
         peer.heard = self._clock.monotonic()
-        self.ledger.hello(peer, hello)
+        self._intake.hello(peer, hello)
         self._spawn(self._welcome(peer, received.route, hello))
 
     async def _welcome(self, peer: Peer, route: bytes, hello: Hello) -> None:
@@ -321,7 +323,7 @@ class Hub:
         )
         self.send(peer, self._signer.welcome(welcome, hello.nonce))
         self.rotation.greeted(peer)
-        self.ledger.greeted(peer, high)
+        self._intake.greeted(peer, high)
         self._notify_soon()
 
     async def _sign(self, peer: Peer, message: Sign) -> None:

@@ -1,0 +1,195 @@
+"""What minions say of their jobs: taken down first, then acknowledged and told to whoever follows.
+
+Rules:
+1. ACK follows the commit. A job's state changes in the store, by `jobs.step`, and is told after that.
+2. What a minion says touches its own jobs only.
+3. At HELLO a minion tells what is open there. When all that it held then has been stored, what the master still takes
+   for open, and the minion does not, is settled: it never came, or nobody can know what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from ..common.clock import Clock
+from ..common.errors import BusError
+from ..common.failpoint import reach
+from ..common.messages import Accept, Ack, Answer, Event, Hello, Lost, Message, Refuse, Resync
+from ..common.results import Outcome
+from . import jobs
+from .flights import Flight, Flights, News, Output, read_event
+from .peers import Peer
+from .store import EventRow, Store, Stored
+
+log = logging.getLogger("pgha.intake")
+
+OUTPUT_BYTES = 40 * 1024 * 1024  # of one job; more than its minion lets through
+STRAY_BYTES = 64 * 1024 * 1024  # of one minion, in jobs that this master has not ordered
+NEVER_CAME = "its time was over before it reached its minion"
+NOT_KNOWN = "its minion no longer knows this job: it was set up anew, or lost its journal, while the job was open"
+NOBODY_WAITS = "the master was restarted before its minion took it"
+
+
+class Exchange(Protocol):
+    """What is needed of who holds the connections."""
+
+    def send(self, peer: Peer, message: Message) -> None: ...
+
+    def offend(self, peer: Peer, why: str) -> None: ...
+
+
+class Intake:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        flights: Flights,
+        exchange: Exchange,
+        push: Callable[[Flight], None],
+        took: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`push` sends a job again; `took(seconds)` is told how long a piece of a stream waited for its commit."""
+        self._store, self._clock, self._flights = store, clock, flights
+        self._exchange, self._push, self._took = exchange, push, took
+
+    def hello(self, peer: Peer, hello: Hello) -> None:
+        """The minion is back. `peer.caught_up_at` says when what it does not know is settled."""
+        peer.open = frozenset((job.jid, job.att) for job in hello.open)
+        peer.caught_up_at = hello.spool_hi
+
+    def greeted(self, peer: Peer, high: int) -> None:
+        """It was told WELCOME, with that high water."""
+        for flight in self._flights.of(peer.name):
+            self._push(flight)
+        self._settle(peer, high)
+
+    def accepted(self, peer: Peer, message: Accept) -> None:
+        self._answered(peer, message.jid, message.att, "accept", "")
+
+    def refused(self, peer: Peer, message: Refuse) -> None:
+        self._answered(peer, message.jid, message.att, "refuse", f"{message.why} {message.detail}".strip())
+
+    def _answered(self, peer: Peer, jid: str, att: int, word: str, text: str) -> None:
+        if (flight := self._flights.get(jid, att, peer.name)) is not None:
+            self._flights.spawn(self._flights.move(flight, word, text))
+
+    def answer(self, peer: Peer, message: Answer) -> None:
+        flight = self._flights.get(message.jid, message.att, peer.name)
+        if flight is None or not flight.job.query:
+            return
+        try:
+            text = message.outcome.decode()
+            outcome = Outcome.model_validate_json(text)
+            lines = [json.dumps({"stream": stream, "text": said}) for stream, said in message.out]
+            text.encode()
+        except ValueError:
+            self._exchange.offend(peer, "an ANSWER that cannot be read")
+            return
+        word, (jid, att), now = "done" if outcome.ok else "failed", flight.key, self._clock.now()
+        stored = self._store.answer(jid, att, flight.node, lines, text, word, now)
+        self._flights.spawn(self._keep_answer(flight, message, outcome, stored))
+
+    async def _keep_answer(
+        self, flight: Flight, message: Answer, outcome: Outcome, stored: asyncio.Future[str]
+    ) -> None:
+        after = await stored
+        if after in jobs.ENDED and self._flights.get(message.jid, message.att, flight.node) is flight:
+            flight.state = after
+            self._flights.settled(flight)
+            for stream, said in message.out:
+                flight.news.put_nowait(Output(stream, said))
+            flight.news.put_nowait(outcome)
+
+    def events(self, peer: Peer, events: Sequence[Event]) -> None:
+        """A piece of its stream: stored as far as it is next, then acknowledged and told."""
+        epoch, size = events[0].epoch, sum(len(event.body) for event in events)
+        rows: list[EventRow] = []
+        told: dict[int, News] = {}
+        for event in events:
+            row, told[event.seq] = self._row(peer, event)
+            rows.append(row)
+        peer.storing += size
+        future = self._store.add_events(peer.name, epoch, rows, self._clock.now())
+        since = self._clock.monotonic()
+
+        async def keep() -> None:
+            try:
+                stored = await future
+            finally:
+                peer.storing -= size
+                self._took(self._clock.monotonic() - since)
+            reach("ledger.ack.before_send")
+            if stored.hw < events[0].seq - 1:
+                self._exchange.send(peer, Resync(epoch=epoch, from_seq=stored.hw + 1))
+                return
+            self._exchange.send(peer, Ack(epoch=epoch, seq=stored.hw))
+            reach("ledger.ack.after_send")
+            self._tell(peer, events, stored, told)
+            self._settle(peer, stored.hw)
+
+        self._flights.spawn(keep())
+
+    def _row(self, peer: Peer, event: Event) -> tuple[EventRow, News]:
+        """As it is stored. An event that cannot be read is acknowledged, or its minion would send it for ever."""
+        flight = self._flights.get(event.jid, event.att, peer.name)
+        keep = self._room(peer, flight, event)
+        try:
+            text, news = read_event(event)
+            word = jobs.arrived(event.kind, event.body)
+        except (BusError, ValueError) as error:
+            self._exchange.offend(peer, str(error))
+            text, news, keep, word = "", "", False, ""
+        return EventRow(event.seq, event.jid, event.att, event.kind, text, word if keep else ""), news
+
+    def _room(self, peer: Peer, flight: Flight | None, event: Event) -> bool:
+        if flight is None:
+            peer.stray_bytes += len(event.body)
+            return peer.stray_bytes < STRAY_BYTES
+        flight.output_bytes += len(event.body) if event.kind == "out" else 0
+        return flight.output_bytes < OUTPUT_BYTES or event.kind != "out"
+
+    def _tell(self, peer: Peer, events: Iterable[Event], stored: Stored, told: dict[int, News]) -> None:
+        for event in events:
+            flight = self._flights.get(event.jid, event.att, peer.name)
+            after = stored.states.get(event.seq)
+            if flight is None or after is None:
+                continue
+            news, before = told[event.seq], flight.state
+            flight.state = after or before
+            if not isinstance(news, str):
+                flight.news.put_nowait(news)
+            elif flight.state != before:
+                flight.message = news
+                flight.news.put_nowait(flight.state)
+            self._flights.settled(flight)
+
+    def lost(self, peer: Peer, message: Lost) -> None:
+        log.warning("%s has lost its events %d to %d", peer.name, message.first_seq, message.last_seq)
+        now, last = self._clock.now(), message.last_seq
+        future = self._store.lose_events(peer.name, message.epoch, message.first_seq, last, now)
+
+        async def keep() -> None:
+            high = await future
+            self._exchange.send(peer, Ack(epoch=message.epoch, seq=high))
+            self._settle(peer, high)
+
+        self._flights.spawn(keep())
+
+    def _settle(self, peer: Peer, high: int) -> None:
+        """Rule 5."""
+        if peer.caught_up_at is None or high < peer.caught_up_at:
+            return
+        peer.caught_up_at = None
+        for flight in self._flights.of(peer.name):
+            if flight.key in peer.open or flight.job.query:
+                continue
+            if flight.state != "queued":
+                self._flights.spawn(self._flights.move(flight, "absent", NOT_KNOWN))
+            elif not flight.resend and not flight.cancelled:
+                self._flights.spawn(self._flights.move(flight, "withdrawn", NOBODY_WAITS))
+            elif self._clock.monotonic() > flight.deadline:
+                self._flights.spawn(self._flights.move(flight, "absent", NEVER_CAME))
