@@ -89,6 +89,21 @@ def test_a_file_is_described_and_its_end_shown(pair: Master, tmp_path: Path) -> 
     assert run(pair, "file.tail", str(path), "2").out == "n1  two\nn1  three\n"
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "\x01", '"'])
+def test_the_largest_answer_of_a_query_arrives_and_says_what_is_left_out(
+    pair: Master, tmp_path: Path, letter: str
+) -> None:
+    path = tmp_path.resolve() / "log"
+    path.write_text(f"{letter * 120}\n" * 1000 if letter == "é" else f"{letter * 250}\n" * 1000)
+    done = ended(pair, "file.tail", str(path), "1000")
+    assert done["state"] == "done", done["message"]
+    lines = done["out"].splitlines()
+    assert 100 < len(lines) < 1000
+    assert set(map(len, lines)) == {len(lines[0])}
+    left = path.stat().st_size - len("".join(f"{line}\n" for line in lines).encode())
+    assert f"{left} more bytes are left out" in done["err"]
+
+
 def test_the_minions_own_key_does_not_leave_by_a_file_function(pair: Master) -> None:
     key = pair.minions["n1"].root / "etc/pgha/pki/minion.key"
     assert key.exists()
