@@ -30,7 +30,7 @@ log = logging.getLogger("pgha.operations")
 KEPT_LINES, KEPT_CHARS = 2000, 4 * 1024 * 1024  # in memory, of one operation
 UNSAVED = 500  # lines; with more of them the store is not left waiting for its second
 PAGE = 500  # lines read back at once
-STOP_S = 2.0
+SAVE_S, STOP_S = 1.0, 2.0
 RESTARTED = "the master was restarted; what its minions had begun they end"
 
 LINE: TypeAdapter[Any] = TypeAdapter(Line)
@@ -290,9 +290,13 @@ class Operations:
             self._running.pop(operation.id, None)
 
     async def _save_as_it_goes(self, operation: Operation) -> None:
+        """Every second, and when there is much. Not by `wait_for`, which may swallow that it was cancelled."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(operation.full.wait(), 1.0)
+            timer = asyncio.get_running_loop().call_later(SAVE_S, operation.full.set)
+            try:
+                await operation.full.wait()
+            finally:
+                timer.cancel()
             await self._save(operation)
 
     async def _save(self, operation: Operation) -> None:

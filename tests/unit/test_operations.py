@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from pgha.common.errors import DefinitionError, HostError, Problem, Refused, UserError
-from pgha.master.operations import Operation, Operations
-from pgha.master.progress import End, Note, Started
+from pgha.master.operations import KEPT_LINES, UNSAVED, Operation, Operations
+from pgha.master.progress import End, Note, Output, Started
 from pgha.master.simulation import LoopClock, MemoryStore, play
 
 Work = Callable[[Operation], Awaitable[End]]
@@ -115,7 +115,7 @@ def test_after_a_restart_of_the_master_its_lines_are_there_and_end_with_what_hap
         lines = await all_of(Operations(store, LoopClock()).replay(operation.id))
         assert kinds(lines) == ["started", "one", "two", "end"]
         assert lines[-1].exit == 1
-        assert "the master was restarted while this ran" in lines[-1].message
+        assert "the master was restarted" in lines[-1].message
 
     with_operations(body)
 
@@ -193,3 +193,212 @@ def test_an_apply_counts_as_running_from_the_first_moment_on() -> None:
         assert (await first).id == running.id
 
     with_operations(body)
+
+
+# ---- much output
+
+
+def talk(count: int, text: str = "x") -> Work:
+    async def work(operation: Operation) -> End:
+        for number in range(count):
+            await operation.emit(Output(node="n1", stream="stdout", text=f"{number} {text}\n"))
+        return End()
+
+    return work
+
+
+class SlowStore(MemoryStore):
+    """Takes a while for each write, and remembers how much it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.largest = 0
+
+    async def add_lines(self, operation: str, first: int, lines: list[str]) -> None:
+        self.largest = max(self.largest, len(lines))
+        await asyncio.sleep(0.5)
+        await super().add_lines(operation, first, lines)
+
+
+class FullStore(MemoryStore):
+    """Takes the beginning and nothing more."""
+
+    async def add_lines(self, operation: str, first: int, lines: list[str]) -> None:
+        raise HostError("the disk is full")
+
+
+def test_memory_holds_the_newest_lines_and_who_comes_late_reads_the_others_back() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        operation = await started(operations, talk(20_000), "run n1 -- seq")
+        seen = 0
+        async for line in operations.follow(operation):
+            assert len(operation.lines) <= KEPT_LINES + 2 * UNSAVED
+            if isinstance(line, Output):
+                assert line.text == f"{seen} x\n"
+                seen += 1
+        assert seen == 20_000
+        again = [line async for line in operations.follow(operation) if isinstance(line, Output)]
+        assert len(again) == 20_000
+
+    with_operations(body)
+
+
+def test_large_lines_are_given_up_earlier_than_small_ones() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        operation = await started(operations, talk(1500, "x" * 16_000), "run n1 -- seq")
+        await all_of(operations.follow(operation))
+        assert sum(len(line.text) for line in operation.lines if isinstance(line, Output)) < 17_000 * 2 * UNSAVED
+        assert operation.first > 0
+
+    with_operations(body)
+
+
+def test_who_talks_faster_than_the_store_writes_has_to_wait_for_it() -> None:
+    async def body() -> None:
+        store = SlowStore()
+        operations = Operations(store, LoopClock())
+        await all_of(operations.follow(await started(operations, talk(10_000), "run n1 -- seq")))
+        await asyncio.sleep(1)
+        assert len(store.kept) == 1
+        assert store.largest <= 2 * UNSAVED
+        assert all(len(lines) == 10_002 for lines in store.kept.values())
+
+    play(body())
+
+
+def test_a_store_that_takes_no_lines_neither_stops_the_work_nor_hides_that_lines_are_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body() -> None:
+        operations = Operations(FullStore([]), LoopClock())
+        operation = await started(operations, talk(6000), "run n1 -- seq")
+        lines = await asyncio.wait_for(all_of(operations.follow(operation)), 60)
+        assert isinstance(lines[-1], End)
+
+    play(body())
+    assert "lines of" in caplog.text
+    assert "are lost: the disk is full" in caplog.text
+
+
+# ---- its state is one word
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [
+        (End(), "done"),
+        (End(exit=3), "done"),
+        (End(exit=1), "failed"),
+        (End(exit=4), "failed"),
+        (End(exit=6), "refused"),
+    ],
+)
+def test_what_became_of_it_is_one_word(end: End, word: str) -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        async def work(operation: Operation) -> End:
+            return end
+
+        operation = await started(operations, work)
+        await all_of(operations.follow(operation))
+        await asyncio.sleep(0.1)
+        assert store.states == {operation.id: word}
+
+    with_operations(body)
+
+
+def test_work_that_waits_for_ever_is_broken_off_when_it_is_cancelled_and_nothing_of_it_is_open() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        async def work(operation: Operation) -> End:
+            await asyncio.sleep(3600)
+            return End()
+
+        operation = await started(operations, work)
+        free = [False, False, True]
+        operations.stop(operation, "bert", lambda: free.pop(0))
+        lines = await all_of(operations.follow(operation))
+        assert (lines[-1].exit, lines[-1].message) == (1, "cancelled by bert; what had been done stays")
+        assert lines[-1].at - lines[0].at < 60
+        await asyncio.sleep(0.1)
+        assert store.states == {operation.id: "cancelled"}
+
+    with_operations(body)
+
+
+def test_what_has_said_its_end_is_not_running_any_more() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        operation = await started(operations)
+        assert operations.running(operation.id) is operation
+        async for _ in operations.follow(operation):
+            pass
+        assert operations.running(operation.id) is None
+
+    with_operations(body)
+
+
+def test_a_look_at_what_runs_gives_what_was_said_so_far_and_does_not_wait() -> None:
+    async def body(operations: Operations, store: MemoryStore) -> None:
+        operation = await started(operations)
+        await asyncio.sleep(1.2)
+        assert kinds(await all_of(operations.so_far(operation.id))) == ["started", "one", "two"]
+        await all_of(operations.follow(operation))
+        await asyncio.sleep(0.1)
+        assert kinds(await all_of(operations.so_far(operation.id))) == ["started", "one", "two", "three"]
+
+    with_operations(body)
+
+
+# ---- a row that is stored while its work has begun
+
+
+class LateStore(MemoryStore):
+    async def put_operation(
+        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+    ) -> None:
+        await asyncio.sleep(5)
+        await super().put_operation(operation, kind, what, who, cluster, started, request)
+
+
+class NoStore(MemoryStore):
+    async def put_operation(
+        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+    ) -> None:
+        await asyncio.sleep(1)
+        raise HostError("the disk is full")
+
+
+@pytest.mark.parametrize(("at_once", "begun_at"), [(True, 0.0), (False, 5.0)])
+def test_what_only_asks_begins_at_once_and_nothing_is_told_before_its_row_is_stored(
+    at_once: bool, begun_at: float
+) -> None:
+    async def body() -> None:
+        clock = LoopClock()
+        operations, begun = Operations(LateStore([]), clock), []
+
+        async def work(operation: Operation) -> End:
+            begun.append(clock.monotonic())
+            return End()
+
+        operation = await operations.start("run n1 ping", "", "anna", work, at_once=at_once)
+        async for _ in operations.follow(operation):
+            assert clock.monotonic() == 5.0
+        assert begun == [begun_at]
+
+    play(body())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_row_that_cannot_be_stored_is_told_and_is_no_operation(at_once: bool) -> None:
+    async def body() -> None:
+        operations = Operations(NoStore([]), LoopClock())
+
+        async def work(operation: Operation) -> End:
+            return End()
+
+        with pytest.raises(HostError, match="the disk is full"):
+            operation = await operations.start("run n1 ping", "", "anna", work, at_once=at_once)
+            await all_of(operations.follow(operation))
+        await asyncio.sleep(1)
+        assert operations.blobs() == set()
+        assert operations.changing("") is None
+
+    play(body())
