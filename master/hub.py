@@ -20,6 +20,7 @@ from ..common.clock import Clock
 from ..common.codec import decode, encode
 from ..common.errors import BusError, PghaError
 from ..common.facts import HostFacts
+from ..common.failpoint import reach
 from ..common.keys import KeyPair, public_text
 from ..common.messages import (
     FROM_MINION,
@@ -321,6 +322,7 @@ class Hub:
             version=peer.version,
             credit_bytes=peer.granted[1],
         )
+        reach("hub.welcome.before_send")
         self.send(peer, self._signer.welcome(welcome, hello.nonce))
         self.rotation.greeted(peer)
         self._intake.greeted(peer, high)

@@ -164,6 +164,7 @@ class Ledger:
             await stored
             reach("ledger.job.before_send")
             self._begin(flight)
+            reach("ledger.job.after_send")
         return flight
 
     async def _kept(self, flight: Flight, stored: asyncio.Future[object]) -> None:

@@ -290,6 +290,7 @@ class Agent:
             if answer is not None:
                 reach("agent.accept.before_send")
                 await line.send(answer)
+                reach("agent.accept.after_send")
         elif isinstance(message, Ack):
             if message.epoch == self.journal.epoch:
                 self.journal.acknowledge(message.seq)
@@ -393,6 +394,7 @@ class Agent:
                     reach("agent.event.before_send")
                     while not await line.send(message):
                         await asyncio.sleep(0.02)
+                    reach("agent.event.after_send")
                     room = line.outbox.took(message)
                     if not room:
                         break
