@@ -393,9 +393,10 @@ def test_what_is_allowed_leaves_what_a_cluster_lives_of(
         assert len(up & at_once) <= 1
         assert not up & at_once or len(up - at_once) >= 3
     if disrupts != ETCD:
-        serving = {node.name for node in health.data_nodes if node.streaming or node.name == health.leader}
+        leading = {health.leader} if health.leading and health.leading.state == "running" else set()
+        serving = {node.name for node in health.data_nodes if node.streaming} | leading
         assert not serving & at_once or serving - at_once
-        if health.leader in at_once and health.node(health.leader).state == "running":
+        if leading & at_once:
             assert any(node.streaming and node.name not in at_once for node in health.data_nodes)
 
 
