@@ -14,7 +14,6 @@ from ..common.paths import Paths
 from . import limits
 from .control import Control
 from .operators import Operators
-from .retention import keep_tidy
 from .server import Master
 from .setup import load_settings
 from .verbs import VERBS
@@ -44,11 +43,8 @@ async def _serve(paths: Paths) -> None:
     limits.take_all()
     settings = load_settings(paths)
     master = Master(paths, died)
-    upkeep: list[asyncio.Task[None]] = []
     try:
         await master.start()
-        upkeep.append(asyncio.create_task(keep_tidy(master.store, master.clock, settings.keep)))
-        upkeep.append(asyncio.create_task(limits.watch(master)))
         verbs = {name: (partial(verb, master), needs) for name, (verb, needs) in VERBS.items()}
         await control.start(verbs, Operators(settings.roles, master.store, master.clock))
         log.info("listening on %s, fingerprint %s", master.listen, master.fingerprint)
@@ -56,9 +52,6 @@ async def _serve(paths: Paths) -> None:
         await stopping.wait()
         notify("STOPPING=1")
     finally:
-        for task in upkeep:
-            task.cancel()
-        await asyncio.gather(*upkeep, return_exceptions=True)
         await control.close()
         await master.close()
     if broken.is_set():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -62,6 +63,7 @@ log = logging.getLogger("pgha.hub")
 
 ALIVE_S = 15.0  # three heartbeats
 QUARANTINE_S = 60.0
+STUCK_S = 20.0
 NOTIFY_S = 0.05
 ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
@@ -183,6 +185,10 @@ class Hub:
                 f"pgha-master run {name} self.upgrade"
             )
         return ""
+
+    def turning(self) -> bool:
+        """Whether the thread that holds the connections goes round."""
+        return time.monotonic() - self._router.turned < STUCK_S
 
     # ---- the bus
 

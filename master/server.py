@@ -12,6 +12,7 @@ from ..common.cluster import Cluster, Node
 from ..common.errors import DefinitionError, HostError, UserError
 from ..common.facts import HostFacts
 from ..common.keys import load_or_create, public_text
+from ..common.notify import notify
 from ..common.paths import Paths
 from ..common.signing import Signer
 from ..states import catalog
@@ -31,6 +32,7 @@ from .vault import Vault
 
 log = logging.getLogger("pgha.master")
 
+WATCHDOG_S = 10.0
 TIDY_S, BLOB_S, PENDING_S = 600.0, 3600.0, 7 * 86400.0
 
 
@@ -74,7 +76,6 @@ class Master:
         self._judged: dict[str, health.ClusterHealth] = {}
 
     async def start(self) -> None:
-        limits.take_all()
         recalled = await resumption.recall(self.store, self.clock.now())
         for name, text in (await self.store.definitions()).items():
             try:
@@ -83,7 +84,8 @@ class Master:
                 log.error("the definition of %s that was applied last cannot be read any more: %s", name, error)
         await self.hub.start()
         resumption.go_on(self, recalled)
-        works = (limits.watch(self), retention.keep_tidy(self.store, self.clock, self._keep), self._tidy())
+        tidy = retention.keep_tidy(self.store, self.clock, self._keep)
+        works = (limits.watch(self), tidy, self._tidy(), self._watchdog())
         self._beside = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
@@ -93,6 +95,13 @@ class Master:
         await self.operations.close()
         await self.hub.close()
         self.store.close()
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that this process works, as long as the loop and the threads of the bus do."""
+        while True:
+            if self.hub.turning():
+                notify("WATCHDOG=1")
+            await asyncio.sleep(WATCHDOG_S)
 
     async def _tidy(self) -> None:
         """Files that no job wants any more, and keys that have stopped asking to be let in."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ..common.messages import OLDEST, VERSION
 from ..common.paths import Paths
 from .retention import Keep
 from .roles import Groups
+from .store import Store
 from .vault import create_key
 
 BUS_PORT = 7760
@@ -47,6 +50,17 @@ def curve_key_path(paths: Paths) -> Path:
 
 def signing_key_path(paths: Paths) -> Path:
     return paths.pki / "master.signing"
+
+
+def supersede(paths: Paths) -> int:
+    """Make this master newer than any that its minions have obeyed; its epoch. Raises UserError while it runs."""
+    if paths.admin_socket.exists():
+        raise UserError("this master is running; stop it first: systemctl stop pgha-master")
+    store = Store(paths.state / "pgha.db")
+    try:
+        return asyncio.run(store.next_epoch(time.time(), supersede=True))
+    finally:
+        store.close()
 
 
 def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The talk with the daemon over its local socket: one JSON line there, many JSON lines back, the last one an `End`.
 
-Closing the connection detaches and stops nothing. Who may talk is decided by the socket's permissions; what cannot be
-reached is told with what to do about it.
+Closing the connection detaches and stops nothing. Who may ask for what, the daemon decides; what cannot be reached is
+told with what to do about it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def reason(path: Path, error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"The master does not answer on {path}. {_start(path)}"
     if isinstance(error, PermissionError):
-        return f"You may not use the master: no permission for {path}. Use sudo, or join the group that owns it."
+        return f"You may not reach the master: no permission for a folder above {path}. Use sudo, or have it opened."
     if isinstance(error, TimeoutError):
         return f"The master did not answer on {path} within {CONNECT_TIMEOUT_S:.0f} s. Its log says why."
     return f"The master cannot be reached on {path}: {error.strerror or error}. {_start(path)}"

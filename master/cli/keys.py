@@ -99,6 +99,34 @@ def revoke(screen: Terminal, name: str, yes: bool) -> None:
         screen.result(end.message or f"The key of {name} is revoked.")
 
 
+@command.command("rotate")
+@click.argument("name", default="")
+@click.option("--master", "of_master", is_flag=True, help="The master's own keys: made now, and told to every minion.")
+@click.option("--finish", is_flag=True, help="With --master: put the next keys in place, for the next start.")
+@click.option("--force", is_flag=True, help="With --finish: also when minions do not have them; enrol those anew.")
+@with_terminal
+def rotate(screen: Terminal, name: str, of_master: bool, finish: bool, force: bool) -> None:
+    """Give the minion of NAME a new key, or with --master the master. Nobody has to go to a host for it.
+
+    \b
+      pgha-master keys rotate pg-node1
+      pgha-master keys rotate --master
+      pgha-master keys rotate --master --finish && systemctl restart pgha-master
+    """
+    if bool(name) == of_master:
+        raise click.UsageError("Give either the NAME of a node or --master.")
+    if (finish and not of_master) or (force and not finish):
+        raise click.UsageError("--finish belongs to --master, and --force to --finish.")
+    if of_master:
+        end = _ask(screen, "keys.rotate_master", {"finish": finish, "force": force})
+    else:
+        end = _ask(screen, "keys.rotate", {"name": name})
+    if screen.as_json:
+        screen.document("keys.rotated", "", end.data)
+    else:
+        screen.result(end.message)
+
+
 @command.command("token")
 @click.option("--name", default="", help="Only the node of this name may use it.")
 @click.option("--ttl", default="1h", show_default=True, help="How long it is good for: 30m, 1h, 2d.")

@@ -29,6 +29,8 @@ VERBS: dict[str, tuple[Callable[[Master, Request], AsyncIterator[Any]], Needs]] 
     "keys.accept": (keys.accept, "admin"),
     "keys.reject": (keys.reject, "admin"),
     "keys.revoke": (keys.revoke, "admin"),
+    "keys.rotate": (keys.rotate, "admin"),
+    "keys.rotate_master": (keys.rotate_master, "admin"),
     "keys.token": (keys.token, "admin"),
     "plan": (clusters.plan, "operator"),
     "apply": (clusters.apply, "operator"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ...common.errors import Refused, UserError
-from .. import inventory
+from .. import inventory, limits
 from ..control import Arguments, Request
 from ..health import view
 from ..operations import Operation
@@ -72,6 +72,8 @@ async def status(master: Master, request: Request) -> AsyncIterator[Any]:
     if wanted and wanted not in master.clusters:
         known = ", ".join(sorted(master.clusters)) or "none yet"
         raise UserError(f"no cluster {wanted!r} has been applied by this master; applied: {known}")
+    for text in limits.warnings(master):
+        yield Note(level="warning", text=text)
     if wanted:
         yield End(data=_view(master, wanted))
     else:

@@ -6,15 +6,24 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ...common.errors import HostError
 from ...common.keys import fingerprint, public_from_text
 from ..control import Arguments, Request
 from ..progress import End
 from ..server import Master
 
+ROTATE_S = 30.0  # a minion makes a key, connects again, and says HELLO
+TOLD_S = 5.0  # who is connected has the next keys by then
+
 
 class Key(Arguments):
     name: str = ""
     fingerprint: str = ""
+
+
+class MasterKeys(Arguments):
+    finish: bool = False
+    force: bool = False
 
 
 class Token(Arguments):
@@ -58,6 +67,42 @@ async def reject(master: Master, request: Request) -> AsyncIterator[Any]:
 async def revoke(master: Master, request: Request) -> AsyncIterator[Any]:
     row = await master.hub.enrolment.revoke(request.read(Key).name)
     yield _decided(row.name, row.public_key, "revoked")
+
+
+async def rotate(master: Master, request: Request) -> AsyncIterator[Any]:
+    """A new key for one minion. Ends when the new one has spoken, and the old one is no more."""
+    name = request.read(Key).name
+    peer, before = master.hub.peers.get(name), ""
+    before = peer.key if peer else ""
+    master.hub.rotation.ask(name)
+    deadline = master.clock.monotonic() + ROTATE_S
+    while (peer := master.hub.peers.get(name)) is None or peer.key == before or not master.hub.connected(name):
+        if master.clock.monotonic() > deadline:
+            raise HostError(f"{name} has not come back with a new key within {ROTATE_S:g} s; its old one is still good")
+        async with master.hub.telemetry:
+            await master.hub.telemetry.wait()
+    yield _decided(name, peer.key, "rotated")
+
+
+async def rotate_master(master: Master, request: Request) -> AsyncIterator[Any]:
+    """New keys for the master: made and told to all minions first; with `finish` they are put in place."""
+    wanted = request.read(MasterKeys)
+    rotation = master.hub.rotation
+    if wanted.finish:
+        text = await rotation.finish(wanted.force)
+        told = "the new keys are in place and used after a restart: systemctl restart pgha-master"
+        yield End(message=told, data={"master_fingerprint": text, "missing": []})
+        return
+    text = rotation.begin()
+    deadline = master.clock.monotonic() + TOLD_S
+    while (missing := await rotation.missing()) and master.clock.monotonic() < deadline:
+        async with master.hub.telemetry:
+            await master.hub.telemetry.wait()
+    if missing:
+        told = f"the next keys are made; {', '.join(missing)} do not have them yet and get them when they connect"
+    else:
+        told = "the next keys are made and every minion has them; put them in place with --finish"
+    yield End(message=told, data={"master_fingerprint": text, "missing": missing})
 
 
 async def token(master: Master, request: Request) -> AsyncIterator[Any]:
