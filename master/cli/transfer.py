@@ -1,7 +1,7 @@
 """Files between this host and nodes: handed to the daemon for `file.push`, written into a folder from `file.get`.
 
-Rule: nothing that a node says becomes part of a path. A file is DIR/NODE/NAME: NODE is one that the job was given and
-has the form of a node's name, NAME is the last part of what the person asked for here.
+Rule: nothing that a node says becomes part of a path. A file is DIR/NODE/NAME: NODE is what the daemon calls it and has
+the form of a node's name, NAME is the last part of what the person asked for here.
 """
 
 from __future__ import annotations

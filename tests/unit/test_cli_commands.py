@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -17,6 +18,8 @@ from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, 
 from pgha.master.cli import exits
 from pgha.master.cli.client import reason
 from pgha.master.cli.main import COMMANDS, cli
+from pgha.master.cli.show_jobs import shortest
+from pgha.master.cli.transfer import PIECE_BYTES
 from pgha.master.progress import End, Gate, NodeDone, NodePlan, Note, Output, Plan, Resource, Started, Step
 from pydantic import BaseModel
 
@@ -399,7 +402,8 @@ def test_run_sends_the_command_as_it_stands_after_the_dashes(daemon: Daemon) -> 
     assert daemon.asked[0][1]["timeout_s"] == 5.0
     assert result.exit_code == 4
     assert result.stdout == "a  up\nb  up\n"
-    assert result.stderr.splitlines()[-1] == "2 ok, 0 failed, 1 no answer (0.31 s)"
+    assert result.stderr.splitlines()[-2] == "2 ok, 0 failed, 1 no answer (0.31 s)"
+    assert result.stderr.splitlines()[-1].endswith("pgha-master run --rerun 01J0000000000000000000000B --failed")
     assert "the minion is silent" in result.stderr
 
 
@@ -508,21 +512,228 @@ def test_a_token_is_printed_as_the_line_to_run(daemon: Daemon) -> None:
     assert run("keys", "token", "--ttl", "soon").exit_code == 2
 
 
-def test_jobs_are_listed_and_replayed(daemon: Daemon) -> None:
-    job = {"id": "01J", "when": 0.0, "who": "ops", "what": "apply prod", "state": "done", "nodes": 3, "seconds": 82}
-    daemon.answers["jobs.list"] = [End(data={"jobs": [job]})]
-    daemon.answers["jobs.show"] = [STARTED, *ANSWERS[1:3], End(message="Applied prod.")]
-    assert run("jobs", "list").stdout.splitlines()[1].endswith("1 m 22 s")
+JOB = {"id": "01J0000000000000000000000B", "when": 0.0, "who": "ops", "what": "apply prod", "state": "done"} | {
+    "nodes": 5,
+    "done": 3,
+    "seconds": 82,
+}
+
+
+def test_jobs_are_listed_with_how_many_nodes_are_done(daemon: Daemon) -> None:
+    daemon.answers["jobs.list"] = [End(data={"jobs": [JOB]})]
+    row = run("jobs", "list").stdout.splitlines()[1]
+    assert row.startswith("01J0000000  ")
+    assert row.endswith("done   3/5    1 m 22 s")
+
+
+def test_ids_are_shown_as_short_as_they_can_be_told_apart() -> None:
+    short = shortest(["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAW", "01BX5ZZKBKACTAV9WEVGEMMVRZ"])
+    assert list(short.values()) == ["01ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAW", "01BX5ZZKBK"]
+
+
+NODES = [
+    {"node": "a", "state": "done", "seconds": 0.1, "exit": 0, "message": ""},
+    {"node": "b", "state": "started", "step": "patroni-primary", "step_seconds": 1860.0, "seconds": 1900.0},
+]
+
+
+def test_a_job_is_shown_with_what_it_said_and_how_each_node_stands(daemon: Daemon) -> None:
+    daemon.answers["jobs.show"] = [STARTED, *ANSWERS[1:2], End(data={"job": JOB, "nodes": NODES})]
     result = run("jobs", "show", "01J")
-    assert result.stdout == "a  up\nb  up\nApplied prod.\n"
-    assert daemon.asked[1] == ("jobs.show", {"id": "01J"})
+    assert daemon.asked == [("jobs.show", {"id": "01J", "follow": False})]
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "a  up"
+    assert lines[2].startswith("01J0000000000000000000000B   apply prod   done   by ops")
+    assert lines[4].split() == ["a", "done", "0.1", "s", "0"]
+    assert lines[5].startswith("b     started: patroni-primary, 31 m 00 s  31 m 40 s  -")
 
 
 def test_a_job_that_still_runs_is_shown_as_far_as_it_is(daemon: Daemon) -> None:
-    daemon.answers["jobs.show"], daemon.hold = [STARTED], True
+    daemon.answers["jobs.show"] = [STARTED, End(data={"job": {**JOB, "state": "started"}, "nodes": []})]
     result = run("jobs", "show", "01J")
     assert result.exit_code == 0
-    assert "It still runs" in result.stderr
+    assert "It still runs. Follow it:  pgha-master jobs show 01J --follow" in result.stderr
+
+
+def test_watching_a_job_is_showing_it_to_its_end(daemon: Daemon) -> None:
+    daemon.answers["jobs.show"] = [STARTED, *ANSWERS[1:3], End(message="Applied prod.")]
+    for words in (["watch", "01J"], ["show", "01J", "--follow"]):
+        assert run("jobs", *words).stdout == "a  up\nb  up\nApplied prod.\n"
+        assert daemon.asked[-1] == ("jobs.show", {"id": "01J", "follow": True})
+
+
+def test_the_log_of_a_job_has_the_time_of_each_line(daemon: Daemon) -> None:
+    lines = [line.model_copy(update={"at": 0.25}) for line in ANSWERS[:5]]
+    daemon.answers["jobs.log"] = [
+        *lines,
+        End(data={"job": JOB, "nodes": [{"node": "a", "state": "done", "ended": 1.5}]}),
+    ]
+    result = run("jobs", "log", "01J", "--node", "a")
+    assert daemon.asked == [("jobs.log", {"id": "01J", "node": "a"})]
+    shown = result.stdout.splitlines()
+    assert shown[1].split(maxsplit=1)[1] == "a  stdout  up"
+    assert shown[1].split(" ")[0].endswith(":00.250")
+    assert shown[3].split(maxsplit=1)[1] == "a  done"
+    assert shown[-1].split()[0] == "a"
+    assert shown[-1].split()[-2].endswith(":01.500")
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "arguments"),
+    [
+        (["jobs", "cancel", "01J"], "jobs.cancel", {"id": "01J"}),
+        (["jobs", "resume", "01J"], "jobs.resume", {"id": "01J"}),
+        (["jobs", "rerun", "01J", "--failed"], "jobs.rerun", {"id": "01J", "failed": True}),
+        (["run", "--rerun", "01J"], "jobs.rerun", {"id": "01J", "failed": False}),
+        (["run", "--rerun", "01J", "--failed"], "jobs.rerun", {"id": "01J", "failed": True}),
+    ],
+)
+def test_a_job_is_ended_and_started_again_by_its_id(
+    daemon: Daemon, words: list[str], verb: str, arguments: dict[str, object]
+) -> None:
+    daemon.answers[verb] = [*ANSWERS[:2], End(exit=6, message="no")]
+    result = run(*words)
+    assert daemon.asked == [(verb, arguments)]
+    assert result.exit_code == 6
+    assert "a  up" in result.stdout
+    assert "error: no" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "x"], ["log", "x"], ["cancel", "x"], ["resume", "x"]])
+def test_every_jobs_command_writes_json(daemon: Daemon, words: list[str]) -> None:
+    verb = f"jobs.{words[0]}"
+    daemon.answers[verb] = [End(data={"jobs": [JOB], "job": JOB, "nodes": NODES})]
+    result = run("jobs", *words, "--json")
+    assert result.exit_code == 0
+    assert "apply prod" in json.dumps([json.loads(line) for line in result.stdout.splitlines()])
+
+
+# ---- run: strategies and files
+
+
+def test_run_sends_its_strategy(daemon: Daemon) -> None:
+    daemon.answers["run"] = list(ANSWERS)
+    run("run", "*", "--batch", "25%", "--canary", "--max-fail", "2", "--force-unsafe", "ping")
+    sent = daemon.asked[0][1]
+    assert (sent["batch"], sent["canary"], sent["max_fail"], sent["force_unsafe"]) == ("25%", True, "2", True)
+
+
+def test_nodes_that_were_not_begun_are_counted_by_themselves(daemon: Daemon) -> None:
+    left = NodeDone(node="d", state="cancelled", message="not begun: c is not done")
+    daemon.answers["run"] = [*ANSWERS[:6], left, End(exit=4, message="c is not done; 1 node was not begun")]
+    result = run("run", "*", "--batch", "3", "--", "uptime")
+    assert "2 ok, 0 failed, 1 no answer, 1 cancelled (0.31 s)" in result.stderr
+    assert result.stderr.splitlines()[-1] == "error: c is not done; 1 node was not begun"
+    assert result.exit_code == 4
+
+
+@pytest.mark.parametrize("state", ["queued", "accepted", "started", "unknown", "expired"])
+def test_a_node_whose_end_nobody_knows_has_given_no_answer(daemon: Daemon, state: str) -> None:
+    daemon.answers["run"] = [NodeDone(node="a", state=state, message="silent since 13:11:02"), End(exit=1)]
+    result = run("run", "a", "ping")
+    assert f"a  {state}: silent since 13:11:02" in result.stderr
+    assert "0 ok, 0 failed, 1 no answer" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--rerun", "01J", "*", "ping"], "--rerun does what the job did"),
+        (["--rerun", "01J", "--batch", "1"], "--rerun does what the job did"),
+        (["--rerun", "01J", "--", "uptime"], "--rerun does what the job did"),
+        (["*", "--failed", "ping"], "--failed goes with --rerun"),
+        ([], "Say where to run it"),
+        (["*", "file.get", "/etc/hosts"], "--into DIR"),
+        (["*", "ping", "--into", "x"], "--into DIR"),
+        (["*", "file.get", "/etc/hosts", "--into", "x", "--detach"], "cannot --detach"),
+        (["*", "file.push", "/tmp/x"], "--file LOCAL"),
+        (["*", "ping", "--file", "x"], "--file LOCAL"),
+    ],
+)
+def test_options_of_run_that_do_not_go_together_are_refused(daemon: Daemon, arguments: list[str], hint: str) -> None:
+    result = run("run", *arguments)
+    assert result.exit_code == 2
+    assert hint in " ".join(result.stderr.split())
+    assert daemon.asked == []
+
+
+def pieces(node: str, data: bytes, size: int = 4) -> list[BaseModel]:
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    return [Output(node=node, stream="bytes", text=base64.b64encode(part).decode()) for part in parts]
+
+
+def test_a_file_that_comes_is_written_under_its_node_for_its_owner_alone(daemon: Daemon, root: Path) -> None:
+    daemon.answers["run"] = [
+        *pieces("a", b"content of a"),
+        *pieces("b", b"half of"),
+        NodeDone(node="a", state="done"),
+        NodeDone(node="b", state="failed", message="it went away"),
+        NodeDone(node="c", state="done"),
+        End(exit=4),
+    ]
+    into = root / "into"
+    result = run("run", "*", "file.get", "/etc/some/hosts", "--into", str(into))
+    assert (into / "a/hosts").read_bytes() == b"content of a"
+    assert (into / "a/hosts").stat().st_mode & 0o777 == 0o600
+    assert (into / "c/hosts").read_bytes() == b""
+    assert sorted(str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()) == ["a/hosts", "c/hosts"]
+    assert result.exit_code == 4
+    assert str(into / "a/hosts") in result.stdout
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../../x", "/etc", "a/b", "", "A", "a\n"])
+def test_no_name_from_the_wire_becomes_part_of_a_path(daemon: Daemon, root: Path, name: str) -> None:
+    daemon.answers["run"] = [*pieces(name, b"evil"), NodeDone(node=name, state="done"), End()]
+    before = {path for path in root.rglob("*") if path.is_file()}
+    run("run", "*", "file.get", "/etc/hosts", "--into", str(root / "into"))
+    assert {path for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_is_not_written_through_a_link_that_stands_at_its_place(daemon: Daemon, root: Path) -> None:
+    victim = root / "victim"
+    victim.write_text("mine")
+    (root / "into/a").mkdir(parents=True)
+    (root / "into/a/hosts").symlink_to(victim)
+    daemon.answers["run"] = [*pieces("a", b"new"), NodeDone(node="a", state="done"), End()]
+    run("run", "*", "file.get", "/etc/hosts", "--into", str(root / "into"))
+    assert victim.read_text() == "mine"
+    assert (root / "into/a/hosts").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", ["", "/", "..", "/etc/.."])
+def test_a_path_without_a_last_part_is_refused(daemon: Daemon, root: Path, path: str) -> None:
+    assert run("run", "*", "file.get", path, "--into", str(root / "into")).exit_code == 2
+    assert daemon.asked == []
+
+
+def test_a_file_to_push_is_handed_over_in_pieces_and_named_by_its_digest(daemon: Daemon, root: Path) -> None:
+    (root / "local").write_bytes(b"x" * (PIECE_BYTES + 5))
+    daemon.answers = {"run.upload": [End(data={"sha256": "ab" * 32, "size": 0})], "run": list(ANSWERS)}
+    run("run", "*", "file.push", "/tmp/there", "mode=0600", "--file", str(root / "local"))
+    assert [verb for verb, _ in daemon.asked] == ["run.upload", "run.upload", "run.upload", "run"]
+    first, second, last, sent = (arguments for _, arguments in daemon.asked)
+    assert (first["offset"], second["offset"], last["offset"], last["data"]) == (0, PIECE_BYTES, PIECE_BYTES + 5, "")
+    assert base64.b64decode(str(second["data"])) == b"xxxxx"
+    assert len({str(one["upload"]) for one in (first, second, last)}) == 1
+    assert sent["blob"] == ["ab" * 32, PIECE_BYTES + 5]
+    assert sent["args"] == ["/tmp/there", "mode=0600"]
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_asked(daemon: Daemon, root: Path) -> None:
+    result = run("run", "*", "file.push", "/tmp/there", "--file", str(root / "absent"))
+    assert result.exit_code == 2
+    assert "absent: No such file or directory" in result.stderr
+    assert daemon.asked == []
+
+
+def test_a_master_that_takes_no_file_is_told_in_its_own_words(daemon: Daemon, root: Path) -> None:
+    (root / "local").write_bytes(b"x")
+    daemon.answers = {"run.upload": [End(exit=1, message="cannot keep the file on the master: No space left")]}
+    result = run("run", "*", "file.push", "/tmp/there", "--file", str(root / "local"))
+    assert result.exit_code == 1
+    assert "No space left" in result.stderr
+    assert len(daemon.asked) == 1
 
 
 def test_a_client_certificate_leaves_its_key_here_and_nowhere_else(daemon: Daemon, root: Path) -> None:
