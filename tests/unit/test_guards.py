@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgha.common.cluster import Cluster
 from pgha.common.errors import UserError
@@ -140,6 +140,16 @@ def test_nodes_of_two_clusters_are_judged_apart() -> None:
     assert reason.count(FORCE) == reason.count(BATCH) == 1
 
 
+def test_one_at_a_time_is_offered_only_if_it_helps_every_cluster() -> None:
+    broken = FakeCluster()
+    lost_etcd(broken, W)
+    healths = [broken.health(), five().health()]
+    for order in (healths, healths[::-1]):
+        reason = refuse(ETCD, (P1, P2, "a", "e"), order) or ""
+        assert FORCE in reason
+        assert BATCH not in reason
+
+
 def test_of_many_clusters_a_few_are_told() -> None:
     reason = refuse(HOST, ALL, [FakeCluster().health()] * 10) or ""
     assert reason.count("prod: ") == 3
@@ -172,6 +182,12 @@ def test_patronictl_is_judged_by_the_members_it_names(member: str, words: str) -
 
 def test_a_restart_of_the_same_member_from_every_node_is_one_restart() -> None:
     assert asked(FakeCluster(), frozenset({"patroni of pg-node2"}), ALL) == ""
+
+
+def test_a_switchover_needs_a_replica_that_may_take_over() -> None:
+    fake = FakeCluster()
+    fake.change(P2, "patroni", state="stopped")
+    assert "no data node would be left" in asked(fake, frozenset({"patroni of the leader"}), [P2])
 
 
 def test_a_failover_without_a_leader_is_let_through() -> None:
@@ -381,6 +397,7 @@ def built(states: dict[str, tuple[str, str, str]], synchronous: bool) -> FakeClu
     return fake
 
 
+@settings(deadline=None)
 @given(STATES, st.booleans(), st.sets(st.sampled_from("abcde")), st.sampled_from([HOST, ETCD, PATRONI]))
 def test_what_is_allowed_leaves_what_a_cluster_lives_of(
     states: dict[str, tuple[str, str, str]], synchronous: bool, at_once: set[str], disrupts: frozenset[str]
@@ -400,6 +417,7 @@ def test_what_is_allowed_leaves_what_a_cluster_lives_of(
             assert any(node.streaming and node.name not in at_once for node in health.data_nodes)
 
 
+@settings(deadline=None)
 @given(STATES, st.booleans(), st.sets(st.sampled_from("abcde")), st.sets(st.sampled_from("abcde")))
 def test_fewer_nodes_are_never_refused_where_more_are_allowed(
     states: dict[str, tuple[str, str, str]], synchronous: bool, some: set[str], more: set[str]

@@ -6,15 +6,16 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgha.common.facts import HostFacts
 from pgha.common.telemetry import HostSample, PatroniSample, Sample
-from pgha.master.comparisons import Known
-from pgha.master.targets import KEYS, TAGS, TargetError, TargetNode, match
+from pgha.master.comparisons import MEASURES, Known
+from pgha.master.targets import KEYS, ROLES, TAGS, TargetError, TargetNode, match
 
 
 def known(system: str, version: str, codename: str, *, disk: float, lag: int | None, pg: int) -> Known:
@@ -163,6 +164,7 @@ def test_an_expression_means_these_nodes_in_the_order_they_stand(expression: str
         ("()", 2, "found ')'"),
         ("prod and lagg>10MB", 10, "unknown value 'lagg', did you mean lag?; there are lag (size), disk (percent)"),
         ("prod and disk>80MB", 15, "unknown unit 'MB'; disk takes %"),
+        ("order>5", 1, "unknown value 'order'; there are"),
         ("lag > 10", 7, "10 has no unit; lag takes B, kB, KB, MB"),
         ("lag>10mb", 5, "unknown unit 'mb', did you mean MB?"),
         ("lag=>10MB", 4, "unknown comparison '=>'; there are < <= > >= = == !="),
@@ -210,6 +212,14 @@ def test_a_node_of_two_clusters_is_named_once() -> None:
     assert match("*", twice) == ["n"]
 
 
+def test_the_reference_names_every_key_word_and_value() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/reference/targets.md").read_text().replace("```", "")
+    told = set(re.findall(r"[a-z_]+(?::[a-z]+)?", " ".join(re.findall(r"`([^`]+)`", page))))
+    keyed = {f"role:{role}" for role in ROLES} | {"state:connected", "state:offline"}
+    assert keyed | {one.name for one in MEASURES} <= told
+    assert set(KEYS) <= {word.partition(":")[0] for word in told}
+
+
 ANY_TEXT = st.text() | st.lists(
     st.sampled_from(
         [*"()<>=!,:*?[]%-. \t\n", "and", "or", "not", "all", "lag", "disk", "pg", "10MB", "80%", "18.4", "", "pg-node1"]
@@ -219,6 +229,7 @@ ANY_TEXT = st.text() | st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_whatever_is_written_is_read_or_refused_with_a_position(expression: str) -> None:
     try:
@@ -278,6 +289,7 @@ def put_together(parts: st.SearchStrategy[Said]) -> st.SearchStrategy[Said]:
     )
 
 
+@settings(deadline=None)
 @given(st.recursive(TERMS, put_together, max_leaves=12))
 def test_what_is_put_together_means_what_its_parts_mean(said: Said) -> None:
     assert frozenset(match(said.text, NODES)) == said.whom
