@@ -99,7 +99,7 @@ def test_every_message_is_documented_and_none_else() -> None:
     page = (ROOT / "docs/reference/messages.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     groups = (messages.FROM_STRANGER, messages.TO_STRANGER, messages.FROM_MINION, messages.TO_MINION)
-    assert set(re.findall(r"`([A-Z]+)`", "".join(rows))) == {kind.type for group in groups for kind in group}
+    assert set(re.findall(r"`([A-Z_]+)`", "".join(rows))) == {kind.type for group in groups for kind in group}
 
 
 def test_every_document_stage_and_kind_is_documented() -> None:
