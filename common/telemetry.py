@@ -67,6 +67,7 @@ class EtcdSample(_Part):
     alarms: Annotated[tuple[Text, ...], Field(max_length=MEMBER_LIMIT)] = ()
     version: Text = ""
     data_present: bool = False
+    lost: Text = ""  # etcd's own words, again and again, that this member cannot go on with the data it has
     error: Text = ""
 
 

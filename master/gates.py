@@ -65,7 +65,7 @@ def etcd_quorum(health: ClusterHealth) -> GateResult:
 
 
 def etcd_healthy(health: ClusterHealth) -> GateResult:
-    """Every etcd node is a started, healthy member; nobody else is one; exactly one leads."""
+    """Every etcd node is a started, healthy member; nobody else is one; exactly one leads, maybe one that is away."""
     for node in health.etcd_nodes:
         if not node.fresh:
             return Closed(node.missing())
@@ -73,7 +73,7 @@ def etcd_healthy(health: ClusterHealth) -> GateResult:
             error = node.sample.etcd.error if node.sample and node.sample.etcd else "it is not configured"
             return Closed(f"etcd on {node.name} is not healthy: {error or 'it is ' + node.etcd}")
     leaders = [node.name for node in health.etcd_nodes if node.etcd == "leader"]
-    if len(leaders) != 1:
+    if len(leaders) != 1 and not (health.away and not leaders):
         return Closed(f"etcd has {len(leaders)} leaders ({', '.join(leaders) or 'an election is on'})")
     return _membership(health)
 
@@ -84,7 +84,7 @@ def _membership(health: ClusterHealth) -> GateResult:
     for member in health.members:
         if not member.started:
             return Closed(f"etcd member {member.id} ({' '.join(member.peer_urls)}) has been added and not started yet")
-    names, wanted = {m.name for m in health.members}, {n.name for n in health.etcd_nodes}
+    names, wanted = {m.name for m in health.members} - {*health.away}, {n.name for n in health.etcd_nodes}
     if names != wanted:
         extra, absent = ", ".join(sorted(names - wanted)), ", ".join(sorted(wanted - names))
         return Closed(

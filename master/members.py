@@ -48,13 +48,14 @@ class Members:
         since = self.master.clock.monotonic()
         await self.master.store.note(self.cluster.name, NOTE + lost.node, "yes")
         self.rejoins.add(lost.node)
+        kept = ""
         if lost.runs:  # else it would found its cluster once more as soon as it is removed, or join under its old id
-            await self._reset(lost.node)
+            kept = await self._reset(lost.node)
         if lost.added_already:
             return
         arguments = (lost.member_id or "-", lost.node, lost.peer_url)
         answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 30.0))[lost.via]
-        detail = f"{lost.node} is a new member of etcd, by {lost.via}" if answer.ok else answer.why()
+        detail = f"{lost.node} is a new member of etcd, by {lost.via}{kept}" if answer.ok else answer.why()
         await self.report.step("etcd member", "done" if answer.ok else "failed", since=since, detail=detail)
         if not answer.ok:
             raise Failed(f"etcd: {lost.node} could not be made a new member: {detail}")
@@ -75,7 +76,10 @@ class Members:
             if key.startswith(NOTE):
                 await self.master.store.note(self.cluster.name, key, None)
 
-    async def _reset(self, node: str) -> None:
+    async def _reset(self, node: str) -> str:
+        """What to add to the sentence about its replacement: where its former data is now."""
         answer = (await self.fleet.call("etcd.reset", {node: (etcd.DATA,)}, 60.0))[node]
         if not answer.ok:
             raise Failed(f"etcd: {node} has lost its data, and its etcd could not be stopped: {answer.why()}")
+        kept = answer.outcome.data.get("kept") if answer.outcome else None
+        return f"; its former data is in {kept} there, remove it when nobody needs it" if kept else ""

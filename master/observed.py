@@ -124,6 +124,7 @@ class ClusterHealth:
     rpo_objective_bytes: int = 0
     synchronous: bool = False  # only a synchronous standby may take over
     members: tuple[EtcdMember, ...] = ()  # as a healthy etcd member lists them
+    away: tuple[str, ...] = ()  # nodes left out of `nodes`, because it is to be judged without them
     findings: tuple[Finding, ...] = ()
     verdict: Verdict = "unknown"
 

@@ -21,14 +21,13 @@ OLD_PATRONI = {("debian", "12"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
 SERVICES = {"etcd": "etcd", "postgres": "PostgreSQL", "haproxy": "HAProxy", "patroni": "Patroni"}
 
 
-def keys_and_lines(cluster: Cluster, keys: Sequence[MinionRow], connected: Mapping[str, bool]) -> list[str]:
-    """Every node is accepted and connected."""
-    problems = []
+def not_there(cluster: Cluster, keys: Sequence[MinionRow], connected: Mapping[str, bool]) -> dict[str, str]:
+    """The nodes that are not accepted and connected, each with the sentence that says so."""
+    problems = {}
     for node in cluster.nodes:
         states = {row.state for row in keys if row.name == node.name}
-        if "accepted" in states and connected.get(node.name, False):
-            continue
-        problems.append(f"{node.name}: {_not_there(node.name, states)}")
+        if not ("accepted" in states and connected.get(node.name, False)):
+            problems[node.name] = f"{node.name}: {_not_there(node.name, states)}"
     return problems
 
 

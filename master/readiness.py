@@ -6,7 +6,7 @@ What is right, `preflight` decides; this asks and tells.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
@@ -30,17 +30,20 @@ class Readiness:
     cluster: Cluster
     report: Report
 
-    async def nodes(self) -> None:
-        """Raises Refused with every problem there is."""
+    async def nodes(self, named: Collection[str] = ()) -> tuple[str, ...]:
+        """The nodes that are away and not needed: none but `named` are, if there are any; else all.
+
+        Raises Refused with every problem there is.
+        """
         since = self.master.clock.monotonic()
         hub = self.master.hub
-        names = [node.name for node in self.cluster.nodes]
-        deadline = since + CONNECT_S
-        accepted = hub.accepted()
-        while self.master.clock.monotonic() < deadline and not all(hub.connected(n) for n in names if n in accepted):
-            await asyncio.sleep(0.2)
-        connected = await self._answering([name for name in names if hub.connected(name)])
-        problems = preflight.keys_and_lines(self.cluster, await self.master.store.minions(), connected)
+        every = [node.name for node in self.cluster.nodes]
+        await self._until_connected(every, named)
+        connected = await self._answering([name for name in every if hub.connected(name)])
+        missing = preflight.not_there(self.cluster, await self.master.store.minions(), connected)
+        away = tuple(name for name in missing if named and name not in named)
+        names = [name for name in every if name not in away]
+        problems = [text for name, text in missing.items() if name not in away]
         facts = {name: known for name in names if connected.get(name) and (known := hub.facts(name))}
         free = {p.name: p.sample.host.disk_free_bytes for p in hub.peers.values() if p.sample and p.sample.host}
         problems += preflight.hosts(self.cluster, facts, free)
@@ -48,8 +51,26 @@ class Readiness:
         problems += self._other_clusters(names)
         await self._refuse("preflight", since, problems)
         await self.report.step(
-            "preflight", "done", since=since, detail=f"{len(names)} nodes connected, systems supported"
+            "preflight", "done", since=since, detail=f"{counted(len(names), 'node')} connected, systems supported"
         )
+        for name in away:
+            await self.report.warn(f"goes on without {missing[name]}")
+        return away
+
+    async def _until_connected(self, names: Sequence[str], named: Collection[str]) -> None:
+        """Until all that have a key are, or CONNECT_S have passed: they come one by one after a start of the master.
+
+        One that is not needed and was heard once has gone; it is not waited for.
+        """
+        hub = self.master.hub
+        wanted = [n for n in names if n in hub.accepted() and (not named or n in named or n not in hub.peers)]
+        deadline = self.master.clock.monotonic() + CONNECT_S
+        while self.master.clock.monotonic() < deadline and not all(hub.connected(name) for name in wanted):
+            await asyncio.sleep(0.2)
+
+    async def without(self, problems: Sequence[str]) -> None:
+        """Raises Refused for what may not be done while nodes are away."""
+        await self._refuse("preflight", self.master.clock.monotonic(), problems)
 
     async def what_stands(self, health: ClusterHealth) -> None:
         """Raises Refused for a definition that the running cluster cannot be changed to. `health` is of all nodes."""

@@ -1,7 +1,8 @@
-"""Which etcd members must be replaced: one that lost its disk has forgotten its votes, and may not come back as it was.
+"""Which etcd members must be replaced: one that lost its data has forgotten its votes, and may not come back as it was.
 
 Pure. etcd derives a member's id from its peer URL and the cluster's token, so a member that simply starts again on an
 empty disk joins under its old id; that is never done here. It is removed and added, while the others hold the quorum.
+Data that is there counts as lost only when etcd says so at every start: damaged, or of a member that was removed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
+from ..common.telemetry import EtcdSample
 from .observed import ClusterHealth
 
 
@@ -17,6 +19,7 @@ class Replacement:
     """`member_id` is empty when the cluster does not count the node as a member (any more); `via` carries it out.
 
     `runs`: etcd is installed there, and systemd may be starting it again and again.
+    `damage`: etcd's words for what is wrong with the data that is there; empty when there is none.
     """
 
     node: str
@@ -25,6 +28,16 @@ class Replacement:
     via: str
     added_already: bool = False
     runs: bool = False
+    damage: str = ""
+
+    def sentence(self) -> str:
+        """What an apply will do, for a plan."""
+        if self.damage:
+            return (
+                f"etcd on {self.node} cannot go on with its data ({self.damage}); an apply keeps that data aside and "
+                f"makes it a new member, by {self.via}"
+            )
+        return f"etcd on {self.node} is no member with its data; an apply makes it a new one, by {self.via}"
 
 
 def no_votes(health: ClusterHealth) -> bool:
@@ -43,11 +56,16 @@ def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
     for node in cluster.etcd_nodes:
         seen = health.node(node.name)
         sample = seen.sample.etcd if seen.sample else None
-        if not seen.fresh or (sample is not None and (sample.healthy or sample.data_present)):
+        if not seen.fresh or (sample is not None and not _is_lost(sample)):
             continue
         url = f"https://{node.address}:{cluster.etcd.peer_port}"
         member = next((m for m in health.members if url in m.peer_urls or m.name == node.name), None)
+        runs, damage = sample is not None, sample.lost if sample is not None else ""
         if member is None:
-            return Replacement(node.name, "", url, via, runs=sample is not None)
-        return Replacement(node.name, member.id, url, via, added_already=not member.started, runs=sample is not None)
+            return Replacement(node.name, "", url, via, runs=runs, damage=damage)
+        return Replacement(node.name, member.id, url, via, not member.started, runs, damage)
     return None
+
+
+def _is_lost(sample: EtcdSample) -> bool:
+    return not sample.healthy and (not sample.data_present or sample.lost != "")

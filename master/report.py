@@ -8,7 +8,7 @@ from typing import Literal
 from ..common.clock import Clock
 from .fleet import Answer
 from .operations import Operation
-from .progress import Gate, Step
+from .progress import Gate, Note, Step
 
 StepState = Literal["done", "failed"]
 GateState = Literal["waiting", "open", "failed"]
@@ -35,6 +35,9 @@ class Report:
 
     async def node(self, step: str, node: str, *, ok: bool, detail: str) -> None:
         await self.operation.emit(Step(step=step, node=node, state="done" if ok else "failed", detail=detail))
+
+    async def warn(self, text: str) -> None:
+        await self.operation.emit(Note(level="warning", text=text))
 
     async def settle(self, step: str, answer: Answer) -> None:
         """A node has ended its part of a stage."""

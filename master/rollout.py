@@ -15,13 +15,13 @@ from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult, Status
 from ..states import catalog
 from ..states.resource import AnyResource
-from . import gates, impact
+from . import absence, gates, impact
 from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
-from .members import Members
+from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
-from .progress import End, NodePlan, Note, Plan, Step
+from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
 from .seams import Headquarters
@@ -48,6 +48,7 @@ class Rollout:
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
+        self._away: tuple[str, ...] = ()  # nodes that are not connected and were not asked for
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
@@ -57,18 +58,21 @@ class Rollout:
     # ---- the two things a person asks for
 
     async def plan(self) -> End:
-        await self.readiness.nodes()
+        self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         if failed := _failures(plan):
             return End(exit=1, message=f"the plan is not complete: {failed[0]}", data={"changes": plan.change_count})
+        for text in self._unsafe(plan):
+            await self.report.warn(f"an apply would be refused: {text}")
         return End(data={"changes": plan.change_count})
 
     async def apply(self) -> End:
-        await self.readiness.nodes()
+        self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         results = {node.node: node.results for node in plan.nodes}
         if failed := _failures(plan):
             return End(exit=1, message=f"nothing was changed, the plan is not complete: {failed[0]}")
+        await self.readiness.without(self._unsafe(plan))
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
@@ -85,13 +89,16 @@ class Rollout:
         for node in plan.nodes:
             self.report.counts["unchanged"] += node.unchanged
         for text in impact.left_to_do(self.cluster, results, self.master.health(self.cluster)):
-            await self.operation.emit(Note(level="warning", text=text))
+            await self.report.warn(text)
         return End(message=self.report.closing(self.cluster.name), data=self.report.data())
 
     # ---- plan
 
-    async def _compile(self, nodes: Sequence[str]) -> dict[str, list[AnyResource]]:
+    async def _compile(self, nodes: Sequence[str], joining: str = "") -> dict[str, list[AnyResource]]:
+        """`joining`: whose member of etcd would be replaced, so that a plan has what comes of it."""
         notes = await self.master.store.notes(self.cluster.name)
+        if joining:
+            notes = {**notes, NOTE + joining: "yes"}
         compiled = {}
         for name in nodes:
             facts = self.master.hub.facts(name)
@@ -113,8 +120,10 @@ class Rollout:
         since = self.master.clock.monotonic()
         health = await self._fresh_health()
         await self.readiness.what_stands(health)
+        lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
+        await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
         self._led = health.leader != ""
-        compiled = await self._compile(self._chosen())
+        compiled = await self._compile(self._chosen(), lost.node if lost is not None else "")
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
             raise Failed(f"{silent[0].node}: no plan: {silent[0].why()}")
@@ -131,23 +140,28 @@ class Rollout:
         results = {node.node: node.results for node in nodes}
         if plan.change_count:
             plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
-        if (lost := self.members.lost(health)) is not None:
-            text = f"etcd on {lost.node} is no member with its data; an apply makes it a new one, by {lost.via}"
-            await self.operation.emit(Note(level="warning", text=text))
+        if lost is not None:
+            await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
         await self.report.step("plan", "done", since=since, detail=counted(plan.change_count, "change"))
         return plan
 
+    def _unsafe(self, plan: Plan) -> list[str]:
+        """What may not be done while nodes are away."""
+        results = {node.node: node.results for node in plan.nodes}
+        return absence.after_plan(results, self.master.health(self.cluster), self._away)
+
     async def _fresh_health(self) -> ClusterHealth:
-        """A judgement from telemetry of every node. Raises Refused without it: what is not known may be running."""
+        """A judgement from telemetry of every node but those away. Raises Refused: what is not known may be running."""
         deadline = self.master.clock.monotonic() + FRESH_S
-        names = [node.name for node in self.cluster.nodes]
+        names = [node.name for node in self.cluster.nodes if node.name not in self._away]
         while self.master.clock.monotonic() < deadline:
             health = self.master.health(self.cluster)
             if all(health.node(name).fresh for name in names):
                 return health
             await self._next_telemetry()
-        silent = [node.missing() for node in self.master.health(self.cluster).nodes if not node.fresh]
+        health = self.master.health(self.cluster)
+        silent = [health.node(name).missing() for name in names if not health.node(name).fresh]
         raise Refused("nothing was changed: " + "; ".join(silent))
 
     # ---- stages
@@ -179,7 +193,12 @@ class Rollout:
                 await self._gate(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
 
     async def _settle_members(self, stage: Stage) -> None:
-        """A new member starts once more, as one that an empty disk could not make join again under its old id."""
+        """A new member starts once more, as one that an empty disk could not make join again under its old id.
+
+        That may wait for the next apply with every node, when nothing has to be risked for it.
+        """
+        if self._away:
+            return
         for node in sorted(self.members.rejoins | self.members.joined):
             await self._gate(stage.name, "etcd can spare the member", spares([node]), 60.0, ())
             await self.members.settled(node)
@@ -209,7 +228,7 @@ class Rollout:
         since = self.master.clock.monotonic()
         whole = gates.every(lambda health: gates.all_seen_since(health, touched, since), gate)
         told = ""
-        while isinstance(seen := whole(self.master.health(self.cluster)), Closed):
+        while isinstance(seen := whole(self._remaining()), Closed):
             waited = self.master.clock.monotonic() - since
             if waited > deadline_s:
                 await self.report.gate(step, name, "failed", waited, seen.reason)
@@ -219,6 +238,9 @@ class Rollout:
                 await self.report.gate(step, name, "waiting", waited, told)
             await self._next_telemetry()
         await self.report.gate(step, name, "open", self.master.clock.monotonic() - since)
+
+    def _remaining(self) -> ClusterHealth:
+        return absence.remaining(self.master.health(self.cluster), self._away)
 
     async def _next_telemetry(self) -> None:
         async with self.master.hub.telemetry:
@@ -233,8 +255,9 @@ class Rollout:
             return
         since = self.master.clock.monotonic()
         ports = (str(self.cluster.haproxy.rw_port), str(self.cluster.haproxy.ro_port))
-        read_back = "yes" if len(self.cluster.data_nodes) > 1 else "no"
-        calls = {node.name: (node.name, *ports, read_back, "20") for node in self.cluster.proxy_nodes}
+        left = self._remaining()
+        read_back = "yes" if len(left.data_nodes) > 1 else "no"
+        calls = {node.name: (node.name, *ports, read_back, "20") for node in left.proxy_nodes}
         answers = await self.fleet.call("write_probe", calls, 60.0)
         for node, answer in answers.items():
             data = answer.outcome.data if answer.outcome else {}

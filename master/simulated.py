@@ -47,6 +47,7 @@ class SimulatedNode:
     listening: dict[str, str] = field(default_factory=dict)
     mirror: str = ""
     member_id: str = ""  # under which its etcd has data
+    damaged: str = ""  # etcd's words for what is wrong with its data
     has_database: bool = False
     jobs: list[str] = field(default_factory=list)
 
@@ -107,18 +108,16 @@ class World:
         self.calls.append((name, function, tuple(arguments)))
         if function == "etcd.reset":
             node.system.perform(Unit("stop", "etcd"))
-            node.member_id = ""
-            return Outcome(ok=True, exit_code=0)
+            kept = f"{etcd.DATA}.lost-1" if node.damaged else ""
+            node.member_id = node.damaged = ""
+            return Outcome(ok=True, exit_code=0, data={"kept": kept})
         if function == "preflight":
             return Outcome(ok=True, data={"listening": node.listening, "mirror": node.mirror})
         if function == "write_probe":
             replicas = [other for other in self.nodes if other != self.leader and self.nodes[other].has_database]
             ok = bool(self.leader) and node.runs("haproxy")
-            data: dict[str, object] = {
-                "primary": self.leader,
-                "write_ms": 2,
-                "replica": replicas[0] if replicas else "-",
-            }
+            replica = replicas[0] if replicas else "-"
+            data: dict[str, object] = {"primary": self.leader, "write_ms": 2, "replica": replica}
             return Outcome(ok=ok, data=data, message="" if ok else "no server")
         if function == "etcd.replace":
             return self._replace(*arguments)
@@ -202,7 +201,7 @@ class World:
 
     def _voting(self) -> list[str]:
         ids = {member.id for member in self.members}
-        return [name for name, node in self.nodes.items() if node.member_id in ids and node.runs("etcd")]
+        return [n for n, node in self.nodes.items() if node.member_id in ids and node.runs("etcd") and not node.damaged]
 
     def _quorum(self) -> bool:
         return bool(self.members) and len(self._voting()) > len(self.members) // 2
@@ -248,7 +247,7 @@ class World:
             return None
         if name not in self._voting() or not self._quorum():
             why = "no quorum" if node.member_id else "connection refused"
-            return EtcdSample(error=why, data_present=bool(node.member_id), member_id=node.member_id)
+            return EtcdSample(error=why, data_present=bool(node.member_id), member_id=node.member_id, lost=node.damaged)
         return healthy.model_copy(update={"member_id": node.member_id, "members": tuple(self.members)})
 
 

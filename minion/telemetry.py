@@ -76,7 +76,7 @@ class Sampler:
 
     def _etcd(self, slow: bool) -> EtcdSample | None:
         last = self._last.etcd if self._last else None
-        known = last.members if last and not slow else ()
+        known = last.members if last and not slow and all(member.started for member in last.members) else ()
         now = _safely(lambda: etcd.probe(self._look, known or None), lambda why: EtcdSample(error=why))
         if now and last and known and now.healthy != last.healthy:
             return _safely(lambda: etcd.probe(self._look), lambda why: EtcdSample(error=why))

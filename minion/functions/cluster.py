@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ...common.results import Outcome
-from ...states.action import Remove, Unit
+from ...states.action import Remove, Run, Unit
 from ..probe_write import write_probe as _probe
 from ..probes import etcd
 from .request import Call, Doors, arguments, wrong
@@ -63,13 +63,18 @@ def etcd_health(call: Call, doors: Doors) -> Outcome:
 def etcd_reset(call: Call, doors: Doors) -> Outcome:
     """Stop etcd and take away what is left of a member that lost its votes, before it starts as a new one.
 
-    Only ever asked for a member that has no write-ahead log: whatever came up there meanwhile is not that member.
+    Only ever asked for a member that cannot go on with what it has. A write-ahead log, damaged or of a member that was
+    removed, is kept beside it: it is for a person to say that nobody needs it.
     """
     if call.arguments != (ETCD_DATA,):
         raise wrong(call, f"the only PATH is {ETCD_DATA}")
     doors.system.perform(Unit("stop", "etcd"))
-    doors.system.perform(Remove(ETCD_DATA, tree=True))
-    return Outcome(ok=True, exit_code=0)
+    if not doors.system.names(f"{ETCD_DATA}/member/wal"):
+        doors.system.perform(Remove(ETCD_DATA, tree=True))
+        return Outcome(ok=True, exit_code=0)
+    kept = f"{ETCD_DATA}.lost-{int(doors.system.now())}"
+    doors.system.perform(Run(("mv", "-T", ETCD_DATA, kept)))
+    return Outcome(ok=True, exit_code=0, data={"kept": kept})
 
 
 def etcd_replace(call: Call, doors: Doors) -> Outcome:

@@ -1,6 +1,7 @@
 """How the local etcd member is, asked on its plain metrics listener on loopback; the list of members by etcdctl.
 
-etcdctl is a program to start, so the members are looked up only when the caller does not give the ones it knows.
+etcdctl is a program to start, so the members are looked up only when the caller does not give the ones it knows. The
+journal is read only of a member that has data and does not answer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,17 @@ CONFIG = "/etc/etcd/etcd.conf.yml"
 TLS = "/etc/etcd/tls"
 METRICS = "http://127.0.0.1:2381"
 DEADLINE_S = 2.0
+JOURNAL = ("journalctl", "-q", "-u", "etcd", "-o", "cat", "--no-pager", "--since=-2min", "-n", "600")
+STARTS = 2  # so many must have ended on the same words; one may have been an accident
+_LOST = re.compile(
+    r"the member has been permanently removed from the cluster"
+    r"|member [0-9a-f]+ has already been bootstrapped"  # it lost its log, and starts as it did the first time
+    r"|crc mismatch"
+    r"|Was the raft log corrupted, truncated, or lost\?"
+    r"|cannot use none as id"  # the log has no beginning
+    r'|failed to open database.*?"error":"(?P<database>invalid database|file size too small|checksum error)"'
+)
+"""Seen with etcd 3.5; a file that cannot be read for another reason, its owner for one, is none of them."""
 _WANTED = re.compile(
     r"^(etcd_server_is_leader|etcd_server_has_leader|etcd_mvcc_db_total_size_in_bytes) (\S+)$"
     r'|^etcd_server_id\{server_id="([0-9a-f]+)"\}'
@@ -34,7 +46,9 @@ def probe(look: Look, members: tuple[EtcdMember, ...] | None = None) -> EtcdSamp
     healthy, why = health(look)
     status, metrics = look.http(f"{METRICS}/metrics", DEADLINE_S)
     if status != 200:
-        return EtcdSample(data_present=present, members=members or (), error=why or "etcd does not give its metrics")
+        gone = lost(look) if present else ""
+        why = f"it cannot go on with its data: {gone}" if gone else why or "etcd does not give its metrics"
+        return EtcdSample(data_present=present, members=members or (), lost=gone, error=why)
     if members is None:
         members = list_members(look, client_port(config.content or "")) if healthy else ()
     alarms = tuple(re.findall(r"ALARM ([A-Z]+)", why))
@@ -52,6 +66,25 @@ def health(look: Look) -> tuple[bool, str]:
         return False, f"etcd's /health answers {status} and no JSON"
     healthy = status == 200 and str(answer.get("health")).lower() == "true"
     return healthy, "" if healthy else f"etcd is not healthy: {answer.get('reason') or f'HTTP {status}'}"
+
+
+def lost(look: Look) -> str:
+    """Why this member cannot go on with its data, in etcd's words; empty as long as it may. Starts a program."""
+    said = look.ask(JOURNAL, timeout_s=DEADLINE_S)
+    return lost_words(said.stdout) if said.rc == 0 else ""
+
+
+def lost_words(journal: str) -> str:
+    """The words on which the last STARTS of etcd ended, if these are the same; one that is still under way is left out.
+
+    Whoever has been made a new member since has started without them, so what was said before does not count any more.
+    """
+    matches = [_LOST.search(start) for start in re.split(r"^Starting etcd\b", journal, flags=re.MULTILINE)]
+    ended = [match[match.lastgroup or 0] if match else "" for match in matches]
+    if not ended[-1]:
+        ended.pop()
+    last = ended[-STARTS:]
+    return last[0] if len(last) == STARTS and len(set(last)) == 1 else ""
 
 
 def data_directory(config: str) -> str:

@@ -408,6 +408,126 @@ def test_a_member_that_lost_only_its_data_is_stopped_before_it_is_replaced(
     transcript("lost_data", narrate(lines))
 
 
+def test_a_member_with_damaged_data_is_replaced_and_its_data_is_kept(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    built.world.nodes["witness-node"].damaged = "crc mismatch"
+    plan = built.plan()
+    assert end(plan).data["changes"] == 2
+    assert "cannot go on with its data (crc mismatch); an apply keeps that data aside" in narrate(plan)
+    assert untouched(built)
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert [m.id for m in built.world.members if m.name == "witness-node"] == ["added-1"]
+    assert end(built.apply()).data["changed"] == 0
+    transcript("damaged_data", narrate(lines))
+
+
+def test_a_member_that_was_removed_by_hand_is_added_again(built: Simulation) -> None:
+    world = built.world
+    world.members = [m for m in world.members if m.name != "witness-node"]
+    world.nodes["witness-node"].damaged = "the member has been permanently removed from the cluster"
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    replaced = [args for _, function, args in world.calls if function == "etcd.replace"]
+    assert replaced == [("-", "witness-node", "https://10.77.3.13:2380")]
+    assert sorted(m.name for m in world.members if m.started) == sorted(NODES)
+
+
+# some nodes, while others are away
+
+
+def drift(simulation: Simulation, name: str) -> None:
+    files = simulation.world.nodes[name].system.files
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], content="# by hand\n")
+
+
+def applied(simulation: Simulation) -> Simulation:
+    """The same cluster under a master that has applied it."""
+    simulation.clusters[simulation.world.cluster.name] = simulation.world.cluster
+    return simulation
+
+
+def told_why_not(simulation: Simulation, *nodes: str) -> str:
+    last = end(simulation.apply(nodes=nodes))
+    assert last.exit == 6, last.message
+    assert last.message.startswith("nothing was changed:\n")
+    assert untouched(simulation)
+    return last.message
+
+
+def test_a_node_is_changed_while_another_one_is_away_and_that_is_said(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    drift(applied(built), "pg-node2")
+    built.world.nodes["witness-node"].online = False
+    lines = built.apply(nodes=("pg-node2",))
+    assert end(lines).exit == 0, end(lines).message
+    assert changed(lines) == [("pg-node2", "file:/etc/haproxy/haproxy.cfg"), ("pg-node2", "service:haproxy")]
+    assert "goes on without witness-node: its minion is not connected" in narrate(lines)
+    assert built.world.nodes["witness-node"].jobs == []
+    assert {node for node, function, _ in built.world.calls if function == "write_probe"} == {"pg-node1", "pg-node2"}
+    transcript("without_the_witness", narrate(lines))
+
+
+def test_the_leader_is_changed_while_the_only_replica_is_away(built: Simulation) -> None:
+    drift(applied(built), "pg-node1")
+    built.world.nodes["pg-node2"].online = False
+    lines = built.apply(nodes=("pg-node1",))
+    assert end(lines).exit == 0, end(lines).message
+    assert ("pg-node1", "service:haproxy") in changed(lines)
+    assert [args[3] for _, function, args in built.world.calls if function == "write_probe"] == ["no", "no"]
+
+
+def test_a_node_that_was_asked_for_must_be_there(built: Simulation) -> None:
+    applied(built).world.nodes["pg-node2"].online = False
+    assert "pg-node2: its minion is not connected" in told_why_not(built, "pg-node1", "pg-node2")
+
+
+def test_without_names_every_node_must_be_there(built: Simulation) -> None:
+    applied(built).world.nodes["witness-node"].online = False
+    assert "witness-node: its minion is not connected" in told_why_not(built)
+
+
+def test_a_cluster_is_not_founded_while_nodes_are_away(bare: Simulation) -> None:
+    bare.world.nodes["witness-node"].online = False
+    assert "the cluster has not been applied yet, of which witness-node must know" in told_why_not(bare, "pg-node1")
+
+
+def test_nodes_do_not_come_or_move_while_others_are_away(built: Simulation) -> None:
+    applied(built).world.nodes["witness-node"].online = False
+    asia = {"name": "node4", "address": "10.77.4.14", "region": "asia", "role": "proxy"}
+    wanted = three_nodes(nodes=[*(node.model_dump() for node in built.world.cluster.nodes), asia])
+    built.world.nodes["node4"] = World(wanted).nodes["node4"]
+    built.world.cluster = wanted
+    grown = Simulation(built.world, now=4000.0)
+    grown.clusters.update(built.clusters)
+    assert "nodes have come, gone or moved, of which witness-node must know" in told_why_not(grown, "pg-node1", "node4")
+
+
+def test_while_the_leader_may_be_away_nothing_is_changed(built: Simulation) -> None:
+    applied(built).world.nodes["pg-node1"].online = False
+    assert "no connected node leads, and pg-node1 may" in told_why_not(built, "pg-node2")
+
+
+def test_etcd_is_not_restarted_where_those_away_would_be_needed(built: Simulation, narrate: Narrate) -> None:
+    applied(built).world.nodes["witness-node"].online = False
+    redefine(built, etcd={"election_timeout": 2000})
+    said = "pg-node2: etcd would be restarted; without pg-node2 etcd would have no quorum, since witness-node"
+    assert said in told_why_not(built, "pg-node2")
+    assert f"an apply would be refused: {said}" in narrate(built.plan(nodes=("pg-node2",)))
+
+
+def test_the_membership_of_etcd_does_not_change_while_others_are_away() -> None:
+    simulation = shaped("data", "data", "data", "witness", "witness")
+    simulation.apply()
+    simulation.world.wipe("node4")
+    simulation.world.nodes["node5"].online = False
+    for node in simulation.world.nodes.values():
+        node.system.performed.clear()
+    assert "etcd's membership would change" in told_why_not(simulation, "node4")
+
+
 def test_of_five_members_two_that_were_lost_come_back_one_after_the_other() -> None:
     simulation = shaped("data", "data", "data", "witness", "witness")
     simulation.apply()

@@ -26,7 +26,7 @@ def facts(**changed: dict[str, Any]) -> dict[str, HostFacts]:
 
 
 def test_accepted_and_connected_nodes_that_are_as_they_should_be_have_no_problem() -> None:
-    assert preflight.keys_and_lines(CLUSTER, [row(name) for name in NODES], EVERYBODY) == []
+    assert preflight.not_there(CLUSTER, [row(name) for name in NODES], EVERYBODY) == {}
     assert preflight.hosts(CLUSTER, facts()) == []
 
 
@@ -43,20 +43,20 @@ def test_accepted_and_connected_nodes_that_are_as_they_should_be_have_no_problem
 )
 def test_a_node_that_is_not_there_is_told_why_and_what_to_do(states: list[str], said: str) -> None:
     keys = [row("pg-node1"), *(row("pg-node2", state) for state in states), row("witness-node")]
-    problems = preflight.keys_and_lines(CLUSTER, keys, {**EVERYBODY, "pg-node2": False})
-    assert len(problems) == 1
-    assert problems[0].startswith("pg-node2: ")
-    assert said in problems[0]
+    problems = preflight.not_there(CLUSTER, keys, {**EVERYBODY, "pg-node2": False})
+    assert [*problems] == ["pg-node2"]
+    assert problems["pg-node2"].startswith("pg-node2: ")
+    assert said in problems["pg-node2"]
 
 
 def test_a_connected_minion_whose_key_is_not_accepted_does_not_count_as_there() -> None:
     keys = [row("pg-node1"), row("pg-node2", "pending"), row("witness-node")]
-    assert len(preflight.keys_and_lines(CLUSTER, keys, EVERYBODY)) == 1
+    assert [*preflight.not_there(CLUSTER, keys, EVERYBODY)] == ["pg-node2"]
 
 
 def test_a_key_that_waits_under_a_name_that_works_disturbs_nobody() -> None:
     keys = [*(row(name) for name in NODES), row("pg-node1", "conflict")]
-    assert preflight.keys_and_lines(CLUSTER, keys, EVERYBODY) == []
+    assert preflight.not_there(CLUSTER, keys, EVERYBODY) == {}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def built() -> Node:
     node.sockets = {(haproxy.SOCKET, "show info;show stat\n"): stats()}
     node.answers = {
         ETCDCTL: Output(0, json.dumps(MEMBERS)),
+        etcd.JOURNAL: Output(0),
         SYSTEMCTL: Output(0, "LoadState=loaded\nActiveState=active\n\nLoadState=loaded\nActiveState=failed\n"),
     }
     node.say(LEADER)
@@ -271,6 +272,74 @@ def test_a_dead_etcd_says_so_and_keeps_the_members_known_before() -> None:
     node.pages.clear()
     sample = etcd.probe(node, known)
     assert sample == EtcdSample(data_present=True, members=known, error="etcd does not answer: connection refused")
+
+
+REMOVED = '{"level":"warn","msg":"server error","error":"the member has been permanently removed from the cluster"}'
+GARBLED = '{"level":"fatal","msg":"discovery failed","error":"walpb: crc mismatch","stacktrace":"go.etcd.io/etcd"}'
+TRUNCATED = "panic: tocommit(42) is out of range [lastIndex(15)]. Was the raft log corrupted, truncated, or lost?"
+HEADLESS = "panic: cannot use none as id"
+NO_DATABASE = '{"level":"panic","msg":"failed to open database","path":"/p/db","error":"invalid database"}'
+FORGOTTEN = '{"level":"fatal","msg":"discovery failed","error":"member 37e9bc8b4bf9f442 has already been bootstrapped"}'
+NOT_ALLOWED = '{"level":"panic","msg":"failed to open database","path":"/p/db","error":"permission denied"}'
+PEER_DOWN = '{"level":"warn","msg":"prober detected unhealthy status","error":"connection refused"}'
+
+
+def starts(*ends: str) -> str:
+    """The journal of so many starts of etcd, each with its last words; one more is under way."""
+    return "".join(f"Starting etcd.service - etcd...\n{end}\n" for end in (*ends, ""))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (REMOVED, "the member has been permanently removed from the cluster"),
+        (GARBLED, "crc mismatch"),
+        (TRUNCATED, "Was the raft log corrupted, truncated, or lost?"),
+        (HEADLESS, "cannot use none as id"),
+        (NO_DATABASE, "invalid database"),
+        (FORGOTTEN, "member 37e9bc8b4bf9f442 has already been bootstrapped"),
+    ],
+)
+def test_a_member_that_cannot_go_on_with_its_data_says_so_in_etcds_words(words: str, said: str) -> None:
+    node = built()
+    node.pages.clear()
+    node.answers[etcd.JOURNAL] = Output(0, starts(PEER_DOWN, words, words))
+    sample = etcd_of(node)
+    assert sample.lost == said
+    assert sample.data_present
+    assert sample.error == f"it cannot go on with its data: {said}"
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        "",
+        starts(PEER_DOWN, PEER_DOWN),
+        starts(NOT_ALLOWED, NOT_ALLOWED),
+        starts(GARBLED),
+        starts(GARBLED, REMOVED),
+        starts(f"{TRUNCATED}\n{TRUNCATED}"),
+        starts(REMOVED, REMOVED, "ready to serve client requests"),
+    ],
+    ids=["nothing", "peers down", "not allowed", "once", "two reasons", "twice in one start", "well since then"],
+)
+def test_a_member_that_does_not_start_for_any_other_reason_is_not_lost(journal: str) -> None:
+    assert etcd.lost_words(journal) == ""
+
+
+def test_the_journal_of_a_member_that_answers_is_not_read() -> None:
+    node = built()
+    node.answers[etcd.JOURNAL] = Output(0, starts(REMOVED, REMOVED))
+    node.pages[HEALTH] = (503, '{"health":"false","reason":"RAFT NO LEADER"}')
+    assert etcd_of(node).lost == ""
+    assert "journalctl" not in node.asked
+
+
+def test_a_journal_that_cannot_be_read_says_nothing() -> None:
+    node = built()
+    node.pages.clear()
+    node.answers[etcd.JOURNAL] = Output(1, starts(REMOVED, REMOVED))
+    assert etcd_of(node).lost == ""
 
 
 def test_etcdctl_that_fails_leaves_the_members_unknown() -> None:
@@ -446,8 +515,25 @@ def test_between_two_samples_no_program_is_started() -> None:
     assert set(node.asked) == {"/patroni"}
 
 
+def started() -> Output:
+    """What etcdctl lists when every member has started."""
+    return Output(0, json.dumps({"members": [{"ID": n, "name": f"node{n}", "clientURLs": []} for n in (1, 2, 3)]}))
+
+
+def test_the_members_are_looked_up_at_every_sample_while_one_has_not_started() -> None:
+    node = built()
+    sampler = Sampler(node)
+    assert sampler.sample().etcd == sampler.sample().etcd
+    assert node.asked.count("etcdctl") == 2
+    node.answers[ETCDCTL] = started()
+    sample = sampler.sample().etcd
+    assert sample is not None
+    assert [m.name for m in sample.members] == ["node1", "node2", "node3"]
+
+
 def test_the_members_are_looked_up_every_sixth_sample_only() -> None:
     node = built()
+    node.answers[ETCDCTL] = started()
     sampler = Sampler(node)
     for _ in range(2 * SLOW_EVERY):
         assert sampler.sample().etcd is not None

@@ -56,6 +56,35 @@ def test_a_member_that_is_down_with_its_data_is_only_waited_for() -> None:
     assert of(fake) is None
 
 
+def test_a_member_that_cannot_go_on_with_its_data_is_replaced_and_its_data_named() -> None:
+    fake = FakeCluster()
+    fake.change("witness-node", "etcd", healthy=False, is_leader=False, member_id="", lost="crc mismatch")
+    found = of(fake)
+    assert found == Replacement("witness-node", "3", URL, "pg-node1", runs=True, damage="crc mismatch")
+    assert "(crc mismatch); an apply keeps that data aside" in found.sentence()
+
+
+def test_a_member_that_was_removed_is_added_and_nothing_is_removed_for_it() -> None:
+    fake = FakeCluster()
+    fake.change("witness-node", "etcd", healthy=False, is_leader=False, member_id="", lost="permanently removed")
+    known = [EtcdMember(id="1", name="pg-node1", started=True), EtcdMember(id="2", name="pg-node2", started=True)]
+    members(fake, *known)
+    assert of(fake) == Replacement("witness-node", "", URL, "pg-node1", runs=True, damage="permanently removed")
+
+
+def test_what_a_member_said_before_it_was_healthy_again_does_not_count() -> None:
+    fake = FakeCluster()
+    fake.change("witness-node", "etcd", lost="crc mismatch")
+    assert of(fake) is None
+
+
+def test_damaged_data_of_two_of_three_members_is_nobodys_to_throw_away() -> None:
+    fake = FakeCluster()
+    for name in ("pg-node2", "witness-node"):
+        fake.change(name, "etcd", healthy=False, is_leader=False, member_id="", lost="crc mismatch")
+    assert of(fake) is None
+
+
 @pytest.mark.parametrize("connected", [True, False])
 def test_a_node_that_is_silent_is_never_taken_for_lost(connected: bool) -> None:
     """It may be alive behind a partition, with its data and its vote."""
