@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..common import wheel as wheels
 from ..common.errors import UserError
-from .ssh import NOT_REACHED
+from .ssh import NOT_REACHED, Access
 
 _ROOT = 'sh "$d/install.sh" "$d" "${SSH_CONNECTION%% *}"'
 _COMMAND = """sh -c 'umask 077; d=$(mktemp -d) || exit 69; tar -xf - -C "$d" && {run}; r=$?; rm -rf "$d"; exit $r'"""
@@ -91,7 +91,7 @@ _SSH = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* has changed",
         "its SSH host key is not the one that is known. If the host was set up anew, take the old key away: "
-        "ssh-keygen -R {address}. If it was not, somebody may stand between",
+        "ssh-keygen -R {entry}{file}. If it was not, somebody may stand between",
     ),
     (
         r"Host key verification failed|No \S+ host key is known",
@@ -146,11 +146,18 @@ _STEPS = {
 }
 
 
-def explained(code: int, errors: str, address: str, user: str = "", port: int = 0) -> str:
+def explained(code: int, errors: str, address: str, access: Access) -> str:
     """One failure for a person: what and what to do in the first line, the host's own last words in the others."""
     lines = [line.strip() for line in errors.splitlines() if line.strip() and "WARNING: Retrying" not in line]
     said = "".join(f"\n{line[:300]}" for line in lines[-_LAST_LINES:])
-    known = {"address": address, "port": port or 22, "login": f"{user}@" if user else "", "user": user or "that user"}
+    known = {
+        "address": address,
+        "port": access.port or 22,
+        "login": f"{access.user}@" if access.user else "",
+        "user": access.user or "that user",
+        "entry": f"'[{address}]:{access.port}'" if access.port not in (0, 22) else address,
+        "file": f" -f {access.known_hosts}" if access.known_hosts else "",
+    }
     for pattern, what in _SSH if code == NOT_REACHED else _SUDO:
         if re.search(pattern, errors):
             return what.format(**known)

@@ -154,7 +154,7 @@ class Site:
         words = ssh.argv(self.access, node.address, installer.command(self.sudo))
         ended = await ssh.run(words, installer.sealed(installer.packed(own), shared), line, INSTALL_S)
         if ended.code:
-            return installer.explained(ended.code, ended.errors, node.address, self.access.user, self.access.port)
+            return installer.explained(ended.code, ended.errors, node.address, self.access)
         if not await self._connected(node.name):
             return f"enrolled, but not connected within {CONNECT_S:g} s; see there: journalctl -u pgha-minion"
         return ""

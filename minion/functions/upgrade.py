@@ -128,7 +128,6 @@ class Upgrade:
             guard.disarm()
             raise
         self.place.pending.write_text(f"{new.version}\n")
-        guard.disarm()
         self._armed(back, CONFIRM_S / 2)
         self._perform(Unit("restart", SERVICE, wait=False))
         return self._said(f"pgha {old.version} -> {new.version}; the minion restarts", data)
@@ -206,7 +205,9 @@ class Upgrade:
             programs += [("install", "-m", "0644", str(kept), str(UNIT)), ("systemctl", "daemon-reload")]
         programs.append(("mv", "-f", str(self.place.pending), str(self.place.put_back)))
         programs.append(("systemctl", "--no-block", "restart", SERVICE))
-        return Revert.arm(_runner(self._system), tuple(programs), wait_s, self.place.units, GUARD)
+        run = _runner(self._system)
+        Revert(run, GUARD, self.place.units).disarm()  # a timer that ran before would not start again
+        return Revert.arm(run, tuple(programs), wait_s, self.place.units, GUARD)
 
 
 def _runner(system: System) -> Runner:
@@ -223,16 +224,18 @@ def _runner(system: System) -> Runner:
 def settle(confirm: Callable[[float], bool], run: Runner, place: Place | None = None) -> None:
     """At the start of a minion: an upgrade that is pending is confirmed by a WELCOME, or left to the timer."""
     place = place or here()
+    guard = Revert(run, GUARD, place.units)
     if place.put_back.exists():
         version = place.put_back.read_text().strip()
         log.error("the upgrade to %s %s was put back: the new minion got no WELCOME from its master", PROJECT, version)
         place.put_back.unlink()
+        guard.disarm()
     if not place.pending.exists():
         return
     version = place.pending.read_text().strip()
     if not confirm(CONFIRM_S):
         log.error("no WELCOME within %g s: a timer puts the %s before %s back", CONFIRM_S, PROJECT, version)
         return
-    Revert(run, GUARD, place.units).disarm()
+    guard.disarm()
     place.pending.unlink(missing_ok=True)
     log.info("the upgrade to %s %s is confirmed", PROJECT, version)

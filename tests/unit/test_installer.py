@@ -305,7 +305,14 @@ def test_a_call_that_does_not_end_is_ended() -> None:
     ],
 )
 def test_a_failure_says_what_to_do(code: int, errors: str, expected: str) -> None:
-    assert expected in installer.explained(code, errors, "10.0.0.1", "admin")
+    assert expected in installer.explained(code, errors, "10.0.0.1", Access(user="admin"))
+
+
+def test_an_old_host_key_is_taken_away_from_where_it_lies() -> None:
+    said = installer.explained(
+        255, "REMOTE HOST IDENTIFICATION HAS CHANGED", "10.0.0.1", Access(port=2222, known_hosts="/etc/k")
+    )
+    assert "ssh-keygen -R '[10.0.0.1]:2222' -f /etc/k." in said
 
 
 # ---- the command, with a daemon and an ssh that are played

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import host, plan
+from . import host, plan, program
 from .lab import Lab, default_folders
 from .node import Machine
 from .plan import LabError, Wanted
@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--without-pgha", action="store_true", help="leave this checkout's pgha-minion out of the image"
         )
+    order("wheels", "fetch what pgha needs on a node, as wheels for `pgha-master enrol --wheels`; print their folder")
     order("down", "end the lab and leave nothing of it but the cache")
     order("status", "what each node is, and how it is").add_argument("--json", action="store_true")
     doctor = order("doctor", "whether this machine can have a lab, and what to do if not")
@@ -170,6 +171,8 @@ def obey(lab: Lab, args: argparse.Namespace) -> None:
             bring_up(lab, args)
         case "image":
             make_image(lab, args)
+        case "wheels":
+            print(program.wheels(lab.cache))
         case "down":
             lab.down()
         case "status":
@@ -216,7 +219,7 @@ def check_machine(args: argparse.Namespace) -> None:
     """Raises: LabError with all that keeps this machine from having a lab."""
     if getattr(args, "install_missing", False) and not os.geteuid():
         host.install_missing()
-    if args.order in ("up", "image", "doctor"):
+    if args.order in ("up", "image", "wheels", "doctor"):
         found = host.obstacles()
     elif os.geteuid():
         found = ["the lab makes namespaces and mounts, so it must be root: run it with sudo"]

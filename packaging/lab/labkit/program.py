@@ -92,8 +92,13 @@ def _pip() -> list[str]:
     )
 
 
-def fetch_wheels(folder: Path, wanted: Sequence[str]) -> None:
-    """Puts the wheels of `wanted`, and of all they need, for a node's Python into the folder. Raises: LabError."""
+def wheels(cache: Cache) -> Path:
+    """A folder with the wheels that pgha needs on a node, for a node's Python. Raises: LabError."""
+    wanted, _ = requirements((CHECKOUT / "pyproject.toml").read_text())
+    return cache.layer("wheels", [PYTHON, architecture(), *wanted], lambda made: _fetch_wheels(made, wanted))
+
+
+def _fetch_wheels(folder: Path, wanted: Sequence[str]) -> None:
     machine = architecture()
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in _GLIBC]
     platforms += [f"--platform=manylinux2014_{machine}", f"--platform=linux_{machine}"]
@@ -104,7 +109,7 @@ def fetch_wheels(folder: Path, wanted: Sequence[str]) -> None:
 
 def _make_deps(made: Path, below: Sequence[Path], wanted: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        fetch_wheels(Path(folder), wanted)
+        _fetch_wheels(Path(folder), wanted)
         (Path(folder) / "requirements.txt").write_text("\n".join(wanted) + "\n")
         run_in(made, below, Path(folder), ["sh", "-c", _INSTALL_DEPS])
 
