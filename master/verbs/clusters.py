@@ -62,7 +62,15 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
-    operation = await master.operations.start(f"{what} {cluster.name}", cluster.name, request.who, work, nodes, key)
+    operation = await master.operations.start(
+        f"{what} {cluster.name}",
+        cluster.name,
+        request.who,
+        work,
+        nodes,
+        key,
+        request=wanted.model_dump_json(),
+    )
     async for line in master.operations.follow(operation):
         yield line
 

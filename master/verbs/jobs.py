@@ -99,10 +99,12 @@ async def cancel(master: Master, request: Request) -> AsyncIterator[Any]:
             async for _ in ledger.follow(flight):
                 pass
             yield NodeDone(node=flight.node, state=flight.state, message=flight.message)
-    after = await find(master, row.id)
-    states = tally(job.state for job in await _newest(master, row.id)) | {"state": after.state}
-    counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in states.items() if word != "state")
-    yield End(message=f"{row.id} is {after.state}: {counts}", data=dict(states))
+    after = await _closing(master, row.id)
+    job, nodes = after.data["job"], after.data["nodes"]
+    assert isinstance(job, dict) and isinstance(nodes, list)
+    states = tally(node["state"] for node in nodes)
+    counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in states.items())
+    yield End(message=f"{row.id} is {job['state']}: {counts}", data={**states, "state": job["state"]})
 
 
 async def resume(master: Master, request: Request) -> AsyncIterator[Any]:
