@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from ..common.bus import Admission, Received, Router
@@ -52,7 +53,7 @@ from .feed import chunks
 from .flights import Flight, Flights, News, Output
 from .intake import Intake
 from .ledger import Ledger
-from .peers import HELLO_COST, Peer
+from .peers import Peer, cost
 from .rotation import KeyFiles, Rotation
 from .store import Store
 from .vault import Vault
@@ -64,6 +65,7 @@ log = logging.getLogger("pgha.hub")
 ALIVE_S = 15.0  # three heartbeats
 QUARANTINE_S = 60.0
 STUCK_S = 20.0
+FAREWELL_S = 0.3  # for the last word to go out, before the connection is shut
 NOTIFY_S = 0.05
 ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
@@ -144,7 +146,7 @@ class Hub:
             del self.peers[name]
             frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000), peer.version)
             self._router.send(peer.key, peer.route, frames, farewell=True)
-            self._router.kick(peer.route)
+        self._loop.call_later(FAREWELL_S, self._router.bar, key)
         if name not in self._names.values():
             await self.ledger.forget(name)
 
@@ -203,12 +205,20 @@ class Hub:
         if peer.offend(self._clock.monotonic()):
             self._cut_off(peer, "it broke the rules of the bus too often")
 
+    def charge(self, peer: Peer, cost: float) -> bool:
+        """Take that from a minion's budget. False when it has not that much left: then it is cut off."""
+        if peer.budget.spend(cost, self._clock.monotonic()):
+            return True
+        self._cut_off(peer, "it sent more than a minion has reason to")
+        return False
+
     def _cut_off(self, peer: Peer, why: str) -> None:
         log.error("%s is cut off for %d s: %s", peer.name, QUARANTINE_S, why)
-        self._quarantined[peer.key] = self._clock.monotonic() + QUARANTINE_S
         peer.heard = float("-inf")
         peer.trouble = why
-        self._router.kick(peer.route)
+        for key in [key for key, name in self._names.items() if name == peer.name]:
+            self._quarantined[key] = self._clock.monotonic() + QUARANTINE_S
+            self._router.bar(key)
 
     def _broken(self) -> None:
         self._loop.call_soon_threadsafe(self._died)
@@ -228,25 +238,36 @@ class Hub:
         streams: dict[str, list[Event]] = {}
         for received in batch:
             name = self._names.get(received.peer)
-            if name is None:
-                continue  # revoked while this was on its way here
-            peer = self.peers.setdefault(name, Peer(name, address=received.address))
-            try:
-                message = decode(received.frames, FROM_MINION)
-                if isinstance(message, Event) and received.route == peer.route:
-                    self._stream(streams, peer, message)
-                else:
-                    self._take(peer, received, message)
-            except BusError as error:
-                self.offend(peer, str(error))
+            if name is None or received.peer in self._quarantined:
+                continue  # turned out while this was on its way here
+            peer = self.peers.setdefault(name, Peer(name, key=received.peer, address=received.address))
+            self._guarded(peer, partial(self._hear, streams, peer, received))
         for name, events in streams.items():
-            self._intake.events(self.peers[name], events)
+            self._guarded(self.peers[name], partial(self._intake.events, self.peers[name], events))
+        self._router.taken(batch)
+
+    def _guarded(self, peer: Peer, handle: Callable[[], None]) -> None:
+        """Whatever a message breaks, it is its sender's offence, and the next one's turn."""
+        try:
+            handle()
+        except BusError as error:
+            self.offend(peer, str(error))
+        except Exception as error:
+            log.exception("a message of %s cannot be handled", peer.name)
+            self.offend(peer, f"a message that breaks its reader: {type(error).__name__}")
+
+    def _hear(self, streams: dict[str, list[Event]], peer: Peer, received: Received) -> None:
+        message, size = decode(received.frames, FROM_MINION), len(received.frames[1])
+        if isinstance(message, Event) and received.route == peer.route:
+            self._stream(streams, peer, message)
+        elif self.charge(peer, cost(message, size)):
+            self._take(peer, received, message)
 
     def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
-        """Events that came together are stored together."""
+        """Events that came together are stored together. What is far beyond the credit is not taken, and costs."""
         peer.heard = self._clock.monotonic()
-        if peer.storing > 2 * peer.granted[1]:
-            self._cut_off(peer, f"it sent more than twice the {peer.granted[1]} bytes that it may have on their way")
+        if peer.storing > 2 * peer.most:
+            self.charge(peer, cost(event, len(event.body)))
             return
         events = streams.setdefault(peer.name, [])
         if events and events[-1].epoch != event.epoch:
@@ -255,9 +276,6 @@ class Hub:
 
     def _take(self, peer: Peer, received: Received, message: Message) -> None:
         now = self._clock.monotonic()
-        if not peer.budget.spend(HELLO_COST if isinstance(message, Hello) else 1, now):
-            self._cut_off(peer, "it sent more frames than a minion has reason to")
-            return
         if isinstance(message, Hello):
             self._hello(peer, received, message)
             return
@@ -319,6 +337,7 @@ class Hub:
         if peer.route != route:
             return  # it has connected again meanwhile
         peer.granted = self._credits.first(len(self.peers))
+        peer.most = peer.granted[1]
         welcome = Welcome(
             name=peer.name,
             mepoch=self._epoch,

@@ -389,9 +389,9 @@ def host(tmp_path: Path) -> Iterator[Callable[[str], Minion]]:
     end(*made)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def member_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Master, Stranger]]:
-    """A master whose only member, n9, is played by the tests."""
+    """A master whose only member, n9, is played by the tests. A file may break twenty rules in a minute, no more."""
     master = make_master(tmp_path_factory.mktemp("alone") / "master")
     keys = new_key_pair()
     knocking = Stranger(master, keys, enrolment=True)
