@@ -194,7 +194,8 @@ def guarded(built: tuple[Cluster, ClusterHealth], body: Callable[[Headquarters],
     play(whole())
 
 
-STOP = {"function": "service.stop", "arguments": ("etcd",)}
+STOP: dict[str, Any] = {"function": "service.stop", "arguments": ("etcd",)}
+RESTART: dict[str, Any] = {"function": "service.restart", "arguments": ("etcd",)}
 
 
 def test_two_voters_at_once_are_refused_and_nothing_is_sent(built: tuple[Cluster, ClusterHealth]) -> None:
@@ -235,8 +236,6 @@ def test_what_takes_nothing_down_is_not_guarded(built: tuple[Cluster, ClusterHea
 
 
 def test_the_next_node_waits_until_the_cluster_is_whole_again(built: tuple[Cluster, ClusterHealth]) -> None:
-    restart = {"function": "service.restart", "arguments": ("etcd",)}
-
     async def body(master: Headquarters) -> None:
         whole = master.judged
         assert whole is not None
@@ -249,7 +248,7 @@ def test_the_next_node_waits_until_the_cluster_is_whole_again(built: tuple[Clust
         loop.call_later(0.5, becomes, replace(whole, nodes=broken))
         loop.call_later(31.0, becomes, whole)
         beat = asyncio.create_task(_beat(master.hub))
-        lines = await master.lines(request("witness-node", "pg-node2", **restart, batch="1"))
+        lines = await master.lines(request("witness-node", "pg-node2", **RESTART, batch="1"))
         beat.cancel()
         assert lines[-1].exit == 0
         assert master.order == ["witness-node", "pg-node2"]
@@ -262,8 +261,6 @@ def test_the_next_node_waits_until_the_cluster_is_whole_again(built: tuple[Clust
 
 
 def test_a_cluster_that_does_not_become_whole_stops_the_run(built: tuple[Cluster, ClusterHealth]) -> None:
-    restart = {"function": "service.restart", "arguments": ("etcd",)}
-
     async def body(master: Headquarters) -> None:
         whole = master.judged
         assert whole is not None
@@ -274,7 +271,7 @@ def test_a_cluster_that_does_not_become_whole_stops_the_run(built: tuple[Cluster
 
         asyncio.get_running_loop().call_later(0.5, breaks)
         beat = asyncio.create_task(_beat(master.hub))
-        lines = await master.lines(request("witness-node", "pg-node2", **restart, batch="1"))
+        lines = await master.lines(request("witness-node", "pg-node2", **RESTART, batch="1"))
         beat.cancel()
         assert master.order == ["witness-node"]
         assert lines[-1].exit == 4
