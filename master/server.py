@@ -108,7 +108,8 @@ class Master:
         while True:
             try:
                 now = self.clock.now()
-                await asyncio.to_thread(self.blobs.keep_only, self.hub.ledger.blobs(), now - BLOB_S)
+                wanted = self.hub.ledger.blobs() | self.operations.blobs()
+                await asyncio.to_thread(self.blobs.keep_only, wanted, now - BLOB_S)
                 await self.store.forget_waiting(now - PENDING_S)
             except (HostError, OSError) as error:
                 log.error("cannot tidy up: %s", error)
