@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import random
@@ -24,14 +23,13 @@ from typing import Any, BinaryIO
 from .. import __version__
 from ..common.bus import Dialer
 from ..common.codec import decode, encode
-from ..common.errors import ActionFailed, BusError, HostError
+from ..common.errors import BusError, HostError, PghaError
 from ..common.failpoint import reach
 from ..common.keys import KeyPair
 from ..common.messages import (
     OLDEST,
     TO_MINION,
     VERSION,
-    Accept,
     Ack,
     Answer,
     Bye,
@@ -45,10 +43,8 @@ from ..common.messages import (
     NextKeyKnown,
     Ping,
     Pong,
-    Refuse,
     Resync,
     Rotate,
-    Sign,
     Signed,
     Successor,
     SuccessorKnown,
@@ -57,8 +53,10 @@ from ..common.messages import (
 )
 from ..common.signing import Verifier
 from .blobs import Fetcher
+from .certifier import Certifier
 from .enrol import ask
 from .journal import Journal
+from .orders import Orders
 from .outbox import Outbox
 from .settings import Settings
 from .survey import survey
@@ -71,11 +69,8 @@ log = logging.getLogger("pgha.minion")
 PING_S = 5.0
 SILENCE_S = 20.0
 WELCOME_S = 5.0
-SIGN_S = 15.0
 TIDY_S = 60.0
 BACKOFF_S = (0.5, 15.0)
-DOCUMENT_BYTES = 64 * 1024 * 1024
-CANCELLED_MS = 24 * 3600 * 1000  # a job that was cancelled before it came would be long expired then
 
 
 class _Farewell(BusError):
@@ -122,10 +117,10 @@ class Agent:
         self._stopping = asyncio.Event()
         self._welcomes = 0
         self._welcomed = threading.Condition()
-        self._requests: dict[int, asyncio.Future[Signed]] = {}
         self._line: _Line | None = None
         self._attempt = 0
         self._fetcher = Fetcher(self._loop, self._send)
+        self._certifier = Certifier(self._loop, self._send)
 
     # ---- called from the worker's thread
 
@@ -138,8 +133,8 @@ class Agent:
         self._loop.call_soon_threadsafe(self._ended.set)
 
     def sign(self, cluster: str, name: str, csr: str) -> str:
-        """The certificate for that request. Raises ActionFailed when the master refuses or does not answer."""
-        return asyncio.run_coroutine_threadsafe(self._sign(cluster, name, csr), self._loop).result(SIGN_S * 4)
+        """As `Certifier.sign`."""
+        return self._certifier.sign(cluster, name, csr)
 
     def fetch(self, sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
         """A file or document from the master. Raises HostError."""
@@ -161,6 +156,7 @@ class Agent:
         beside = [asyncio.create_task(self._sample()), asyncio.create_task(self._tidy())]
         low, high = BACKOFF_S
         pause = low
+        self._orders = Orders(self.settings.name, self.journal, self.worker, self._answer)
         try:
             while not self._stopping.is_set():
                 began = time.monotonic()
@@ -172,7 +168,7 @@ class Agent:
                     log.info("the master says: %s", farewell)
                     await self._rest(random.uniform(0.5, 1.0) * farewell.retry_after_s)  # noqa: S311 - jitter
                     continue
-                except BusError as error:
+                except (PghaError, OSError) as error:  # a disk that refuses ends a line, and never the minion
                     log.warning("the line to the master broke: %s", error)
                 if self._reconnect.is_set():
                     continue
@@ -286,7 +282,7 @@ class Agent:
 
     async def _take(self, message: Message, line: _Line) -> None:
         if isinstance(message, Job):
-            answer = self._order(message, line)
+            answer = self._orders.take(message, line.verifier, line.now_ms())
             if answer is not None:
                 reach("agent.accept.before_send")
                 await line.send(answer)
@@ -305,56 +301,16 @@ class Agent:
         elif isinstance(message, Chunk):
             self._fetcher.take(message)
         elif isinstance(message, Cancel):
-            self._cancel(message, line)
+            self._orders.cancel(message, line.now_ms())
+            self._news.set()
         elif isinstance(message, Signed):
-            waiting = self._requests.pop(message.request, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message)
+            self._certifier.take(message)
         elif isinstance(message, (Rotate, NextKeyKnown, Successor)):
             await self._change_keys(message, line)
         elif isinstance(message, Bye):
             raise _Farewell(message)
         else:
             assert isinstance(message, (Welcome, Pong))
-
-    def _order(self, job: Job, line: _Line) -> Accept | Refuse | None:
-        """Take the job, once. A job seen before is accepted again and not started again; a query is just answered."""
-        if job.minion != self.settings.name:
-            return Refuse(jid=job.jid, att=job.att, why="not_mine", detail=f"this is {self.settings.name}")
-        if not line.verifier.job(job):
-            return Refuse(jid=job.jid, att=job.att, why="bad_signature")
-        if job.mepoch < self.journal.master_epoch:
-            return Refuse(jid=job.jid, att=job.att, why="stale_epoch")
-        if job.size > DOCUMENT_BYTES:
-            return Refuse(jid=job.jid, att=job.att, why="too_big")
-        if job.document and hashlib.sha256(job.document).hexdigest() != job.sha256:
-            return Refuse(jid=job.jid, att=job.att, why="bad_document")
-        try:
-            if not job.query and self.journal.seen(job.jid, job.att):
-                return Accept(jid=job.jid, att=job.att)
-            if line.now_ms() > job.not_after_ms:
-                return Refuse(jid=job.jid, att=job.att, why="expired")
-            if job.query:
-                self.worker.ask(job, self._answer)
-                return None
-            self.worker.insist_on_room()
-            if self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms):
-                self.worker.submit(job)
-        except HostError as error:
-            return Refuse(jid=job.jid, att=job.att, why="busy", detail=str(error)[:500])
-        return Accept(jid=job.jid, att=job.att)
-
-    def _cancel(self, cancel: Cancel, line: _Line) -> None:
-        """End it. One that has not come yet is remembered as cancelled, should it come."""
-        if self.worker.has(cancel.jid, cancel.att):
-            self.worker.cancel(cancel.jid, cancel.att)
-            return
-        try:
-            if not self.journal.seen(cancel.jid, cancel.att):
-                self.journal.never(cancel.jid, cancel.att, line.now_ms() + CANCELLED_MS)
-                self._news.set()
-        except HostError as error:
-            log.error("a cancel is not written down: %s", error)
 
     async def _change_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
         if isinstance(message, Rotate):
@@ -439,23 +395,6 @@ class Agent:
                 log.exception("this sample is lost; the next one is tried")
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), POLL_S)
-
-    async def _sign(self, cluster: str, name: str, csr: str) -> str:
-        for _ in range(3):
-            request = int.from_bytes(os.urandom(6), "big")
-            future: asyncio.Future[Signed] = self._loop.create_future()
-            self._requests[request] = future
-            try:
-                await self._send(Sign(request=request, cluster=cluster, name=name, csr=csr))
-                signed = await asyncio.wait_for(future, SIGN_S)
-            except asyncio.TimeoutError:
-                continue
-            finally:
-                self._requests.pop(request, None)
-            if not signed.certificate:
-                raise ActionFailed(f"the master does not sign {name}: {signed.why}")
-            return signed.certificate
-        raise ActionFailed(f"the master did not answer the request to sign {name}; it is tried again at the next apply")
 
     async def _knock(self) -> bool:
         """Ask at the enrolment port what is wrong, until the key is accepted (True) or nobody answers (False)."""
