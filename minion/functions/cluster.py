@@ -12,6 +12,8 @@ from .request import Call, Doors, arguments, wrong
 
 ETCD_DATA = "/var/lib/etcd/pgha"
 HISTORY_MAX = 200
+MESSAGE_MAX = 500
+NO_MEMBER = "member not found"  # etcd, of an id that it does not count
 
 
 def patroni_list(call: Call, doors: Doors) -> Outcome:
@@ -84,7 +86,7 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
         raise wrong(call, "nothing begins with a dash; MEMBER_ID is - when there is nothing to remove")
     if member != "-":
         removed = _ask(doors, (*_etcdctl(doors), "member", "remove", member))
-        if not removed.ok:
+        if not removed.ok and NO_MEMBER not in removed.message:  # somebody removed it already
             return removed
     return _ask(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"))
 
@@ -98,7 +100,8 @@ def _ask(doors: Doors, argv: tuple[str, ...]) -> Outcome:
     for name, text in (("stdout", answer.stdout), ("stderr", answer.stderr)):
         if text:
             doors.output(name, text)
-    return Outcome(ok=answer.rc == 0, exit_code=answer.rc)
+    ok = answer.rc == 0
+    return Outcome(ok=ok, exit_code=answer.rc, message="" if ok else " ".join(answer.stderr.split())[-MESSAGE_MAX:])
 
 
 def _etcdctl(doors: Doors) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How the local etcd member is, asked on its plain metrics listener on loopback; the list of members by etcdctl.
 
 etcdctl is a program to start, so the members are looked up only when the caller does not give the ones it knows. The
-journal is read only of a member that has data and does not answer.
+journal is read only of a member that has data and is not healthy.
 """
 
 from __future__ import annotations
@@ -44,15 +44,18 @@ def probe(look: Look, members: tuple[EtcdMember, ...] | None = None) -> EtcdSamp
     # a start that etcd refuses leaves member/snap behind; the log of votes is what makes it a member
     present = bool(look.names(f"{data_directory(config.content or '')}/member/wal"))
     healthy, why = health(look)
+    # asked of one that answers, too: who was removed serves for a moment at every start, and has no leader
+    gone = lost(look) if present and not healthy else ""
+    if gone:
+        why = f"it cannot go on with its data: {gone}"
     status, metrics = look.http(f"{METRICS}/metrics", DEADLINE_S)
     if status != 200:
-        gone = lost(look) if present else ""
-        why = f"it cannot go on with its data: {gone}" if gone else why or "etcd does not give its metrics"
+        why = why or "etcd does not give its metrics"
         return EtcdSample(data_present=present, members=members or (), lost=gone, error=why)
     if members is None:
         members = list_members(look, client_port(config.content or "")) if healthy else ()
     alarms = tuple(re.findall(r"ALARM ([A-Z]+)", why))
-    known = EtcdSample(healthy=healthy, data_present=present, members=members, alarms=alarms, error=why)
+    known = EtcdSample(healthy=healthy, data_present=present, members=members, alarms=alarms, lost=gone, error=why)
     return known.model_copy(update=from_metrics(metrics))
 
 

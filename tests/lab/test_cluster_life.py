@@ -528,33 +528,83 @@ def _with_leader(site: Site, leader: str) -> dict[str, Any]:
     return status if status["leader"] == leader else {}
 
 
+ETCDCTL = (
+    "etcdctl",
+    "--cacert=/etc/etcd/tls/ca.crt",
+    "--cert=/etc/etcd/tls/etcd-server.crt",
+    "--key=/etc/etcd/tls/etcd-server.key",
+    "--endpoints=https://127.0.0.1:2379",
+)
+
+
+def _member(site: Site, name: str) -> str:
+    """Its id in etcd; "" when it is none."""
+    lines = site.ok("pg-node1", *ETCDCTL, "member", "list").splitlines()
+    return next((line.split(",")[0] for line in lines if name in line), "")
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         pytest.param("systemctl stop etcd; rm -rf /var/lib/etcd/pgha", id="stopped"),
-        pytest.param("systemctl kill -s KILL etcd; rm -rf /var/lib/etcd/pgha", id="restarted-by-systemd"),
+        pytest.param("rm -rf /var/lib/etcd/pgha; systemctl kill -s KILL etcd", id="under-the-running-member"),
     ],
 )
 def test_an_etcd_member_that_lost_its_disk_is_replaced_and_not_joined_under_its_old_id(built: Site, loss: str) -> None:
-    tls = (
-        "--cacert=/etc/etcd/tls/ca.crt",
-        "--cert=/etc/etcd/tls/etcd-server.crt",
-        "--key=/etc/etcd/tls/etcd-server.key",
-    )
-
-    def member() -> str:
-        lines = built.ok("pg-node1", "etcdctl", *tls, "--endpoints=https://127.0.0.1:2379", "member", "list")
-        return next(line.split(",")[0] for line in lines.splitlines() if "witness-node" in line)
-
-    before = member()
+    before = _member(built, "witness-node")
     built.ok("witness-node", "sh", "-c", loss)
     wait_until("status sees it", lambda: built.status()["quorum"]["healthy"] == 2, 30)
     said = built.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err
-    assert member() != before
+    assert _member(built, "witness-node") != before
     configuration = built.ok("witness-node", "cat", "/etc/etcd/etcd.conf.yml")
     assert "initial-cluster-state: new" in configuration  # so that another empty disk is refused, not taken for it
     wait_until("whole again", lambda: _healthy(built), 30)
+    assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
+
+
+GARBLE = "cd /var/lib/etcd/pgha/member/wal && dd if=/dev/urandom of=$(ls *.wal | tail -n 1) bs=1 seek=2000 count=500"
+
+
+@pytest.mark.parametrize("how", ["garbled", "removed by hand"])
+def test_an_etcd_member_that_cannot_go_on_with_its_data_is_replaced_and_its_data_kept(built: Site, how: str) -> None:
+    before = _member(built, "witness-node")
+    if how == "garbled":
+        damage = f"systemctl stop etcd; {GARBLE} conv=notrunc; systemctl start --no-block etcd"
+        built.ok("witness-node", "sh", "-c", damage)
+    else:  # etcd does not remove who has just come
+        remove = (*ETCDCTL, "member", "remove", before)
+        wait_until("the member is removed", lambda: built.on("pg-node1", *remove).rc == 0, 30)
+    said = "cannot go on with its data"
+    wait_until("status sees it", lambda: any(said in f["text"] for f in built.status()["findings"]), 60)
+    planned = built.pgha("plan", "prod", "--detailed-exitcode")
+    assert planned.rc == 3
+    assert said in planned.out + planned.err
+    assert _member(built, "witness-node") == (before if how == "garbled" else "")
+    applied = built.pgha("apply", "prod")
+    assert applied.rc == 0, applied.out + applied.err
+    assert _member(built, "witness-node") not in ("", before)
+    assert "pgha.lost-" in built.ok("witness-node", "ls", "/var/lib/etcd")
+    wait_until("whole again", lambda: _healthy(built), 30)
+    assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
+
+
+def test_a_node_is_repaired_while_the_witness_is_dead_and_etcd_is_left_alone(built: Site) -> None:
+    wait_until("healthy", lambda: _healthy(built), 60)
+    built.lab("kill", "witness-node")
+    built.ok("pg-node2", "sh", "-c", "echo '# by hand' >> /etc/haproxy/haproxy.cfg")
+    assert built.pgha("apply", "prod").rc == 6
+    said = built.pgha("apply", "prod", "--node", "pg-node2")
+    assert said.rc == 0, said.out + said.err
+    assert "goes on without witness-node" in said.out + said.err
+    assert "# by hand" not in built.ok("pg-node2", "cat", "/etc/haproxy/haproxy.cfg")
+    built.ok("pg-node2", "sh", "-c", "echo '# by hand' >> /etc/etcd/etcd.conf.yml")
+    refused = built.pgha("apply", "prod", "--node", "pg-node2")
+    assert refused.rc == 6
+    assert "without pg-node2 etcd would have no quorum" in refused.err
+    built.lab("start", "witness-node")
+    wait_until("whole again", lambda: _healthy(built), 60)
+    assert built.pgha("apply", "prod").rc == 0
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
 
 

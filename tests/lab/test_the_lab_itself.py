@@ -68,6 +68,11 @@ class Lab:
     def supervisor(self, node: str) -> int:
         return int(json.loads((self.folder / self.name / "nodes" / node / "supervisor.json").read_text())["pid"])
 
+    def console(self, node: str) -> str:
+        """The end of what the node said while it booted or went down."""
+        text = (self.folder / self.name / "nodes" / node / "console.log").read_text(errors="replace")
+        return text[-4000:]
+
     def processes(self) -> set[int]:
         """The pids in the lab's cgroups."""
         found: set[int] = set()
@@ -307,8 +312,8 @@ def test_a_disk_survives_power_loss_and_reboot_but_not_a_wipe(whole: Lab) -> Non
 def test_a_node_that_reboots_by_itself_comes_back_without_its_firewall_of_before(whole: Lab) -> None:
     whole.on("pg-node2", "nft", "add", "table", "inet", "of_before")
     before = whole.nodes()["pg-node2"]["pid"]
-    whole.lab("exec", "pg-node2", "--", "systemctl", "reboot", "--force")
-    assert eventually(lambda: whole.nodes()["pg-node2"]["pid"] not in (None, before), 60)
+    whole.lab("exec", "pg-node2", "--", "systemctl", "reboot")
+    assert eventually(lambda: whole.nodes()["pg-node2"]["pid"] not in (None, before), 100), whole.console("pg-node2")
     assert eventually(lambda: whole.nodes()["pg-node2"]["boot"] == "running", 60)
     assert "of_before" not in whole.on("pg-node2", "nft", "list", "tables")
 

@@ -327,10 +327,16 @@ def test_a_member_that_does_not_start_for_any_other_reason_is_not_lost(journal: 
     assert etcd.lost_words(journal) == ""
 
 
-def test_the_journal_of_a_member_that_answers_is_not_read() -> None:
+def test_a_member_that_was_removed_is_lost_also_while_it_answers_for_a_moment() -> None:
     node = built()
     node.answers[etcd.JOURNAL] = Output(0, starts(REMOVED, REMOVED))
     node.pages[HEALTH] = (503, '{"health":"false","reason":"RAFT NO LEADER"}')
+    assert etcd_of(node).lost == "the member has been permanently removed from the cluster"
+
+
+def test_the_journal_of_a_healthy_member_is_not_read() -> None:
+    node = built()
+    node.answers[etcd.JOURNAL] = Output(0, starts(REMOVED, REMOVED))
     assert etcd_of(node).lost == ""
     assert "journalctl" not in node.asked
 

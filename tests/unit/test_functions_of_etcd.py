@@ -1,0 +1,59 @@
+"""The two acts that replace a member of etcd: nothing of value is thrown away, and they may be done twice."""
+
+from __future__ import annotations
+
+import pytest
+from pgha.minion.functions import Call, Doors, call
+from pgha.minion.functions.cluster import ETCD_DATA
+from pgha.minion.probes.etcd import etcdctl
+from pgha.states.action import Action, Remove, Run, Unit
+from pgha.states.system import FileFacts, Output
+from pgha.states.testing import FakeSystem
+
+URL = "https://10.77.3.13:2380"
+REMOVE = (*etcdctl(2379), "member", "remove", "abc")
+ADD = (*etcdctl(2379), "member", "add", "witness-node", f"--peer-urls={URL}")
+
+
+class Recording(FakeSystem):
+    """What is to be done is only written down."""
+
+    def perform(self, action: Action) -> None:
+        self.performed.append(action)
+
+
+def doors(system: FakeSystem) -> Doors:
+    return Doors(system, lambda stream, text: None, lambda: False, lambda sha256, size, file: None)
+
+
+def test_the_log_of_a_member_is_kept_when_it_is_reset() -> None:
+    system = Recording(clock=1_800_000_000.0)
+    system.files[f"{ETCD_DATA}/member/wal/0.wal"] = FileFacts("file", "")
+    outcome = call(Call(function="etcd.reset", arguments=(ETCD_DATA,)), doors(system))
+    kept = f"{ETCD_DATA}.lost-1800000000"
+    assert outcome.data == {"kept": kept}
+    assert system.performed == [Unit("stop", "etcd"), Run(("mv", "-T", ETCD_DATA, kept))]
+
+
+def test_what_a_refused_start_left_behind_is_removed() -> None:
+    system = Recording()
+    system.files[f"{ETCD_DATA}/member/snap/db"] = FileFacts("file", "")
+    assert call(Call(function="etcd.reset", arguments=(ETCD_DATA,)), doors(system)).data == {}
+    assert system.performed == [Unit("stop", "etcd"), Remove(ETCD_DATA, tree=True)]
+
+
+@pytest.mark.parametrize(
+    ("removal", "added"),
+    [
+        (Output(0), True),
+        (Output(1, "", "Error: etcdserver: member not found\n"), True),
+        (Output(1, "", "Error: etcdserver: unhealthy cluster\n"), False),
+    ],
+    ids=["removed", "removed already", "not now"],
+)
+def test_a_member_is_added_once_the_old_one_is_gone_whoever_removed_it(removal: Output, added: bool) -> None:
+    system = FakeSystem()
+    system.answers = {REMOVE: removal, ADD: Output(0)} if added else {REMOVE: removal}
+    outcome = call(Call(function="etcd.replace", arguments=("abc", "witness-node", URL)), doors(system))
+    assert outcome.ok == added
+    assert outcome.message == ("" if added else "Error: etcdserver: unhealthy cluster")
