@@ -7,6 +7,7 @@ Rules it keeps, each of which was broken by somebody once:
 3. Every frame in and out is checked against the live admission, so a revoked peer is deaf and mute at once.
 4. No send ever blocks, no socket lingers. What must not be lost is in the caller's spool.
 5. The thread of a ROUTER never ends silently: whoever serves through it is told, and must end, too.
+6. What was read and not dealt with yet is bounded: beyond that nothing is read, and TCP makes the senders wait.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
 MAX_FRAME = 512 * 1024
 _BATCH = 500
 _WIRES = 20_000  # connections whose file descriptor is remembered
+_AHEAD = 8 * 1024 * 1024  # bytes that are read before those before them are dealt with
+_MESSAGE = 512  # bytes that a message takes beside its frames
+_NO_WIRE = ("", -1, 0)
 
 
 class Received(NamedTuple):
@@ -72,7 +76,9 @@ class Router:
         gone: Callable[[bytes], None] = lambda route: None,
         died: Callable[[], None] = lambda: None,
     ) -> None:
-        """`gone(route)` is called, from the IO thread, when a connection turned out to be no more.
+        """`deliver` is called from the IO thread; `taken` must be told of every batch when it has been dealt with.
+
+        `gone(route)` is called, from the IO thread, when a connection turned out to be no more.
 
         `died()` is called from that thread when it ends without having been asked to: nothing is served any more.
         """
@@ -83,7 +89,9 @@ class Router:
         self._outbox: deque[tuple[str, bytes, list[bytes]]] = deque()
         self._awake = False  # the thread has been told of what is in the outbox
         self._kicks: deque[bytes] = deque()
-        self._wires: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # route -> descriptor, and its inode
+        self._barred: deque[str] = deque()
+        self._wires: OrderedDict[bytes, tuple[str, int, int]] = OrderedDict()  # route -> peer, descriptor, its inode
+        self._given = self._taken = 0  # bytes; the first is only written by the IO thread, the second only by `taken`
         self._context = zmq.Context()
         self._wake_address = f"inproc://wake-{id(self)}"
         self._waker: zmq.Socket[bytes] | None = None
@@ -120,6 +128,21 @@ class Router:
         """Cut that connection, from any thread, after what is queued for it. It may come back, and is judged anew."""
         self._kicks.append(route)
         self._wake(b"")
+
+    def bar(self, peer: str) -> None:
+        """Cut every connection of that peer, from any thread; for who is no longer admitted."""
+        self._barred.append(peer)
+        self._wake(b"")
+
+    def taken(self, batch: list[Received]) -> None:
+        """That batch has been dealt with. Always called from the same thread."""
+        full = self._full()
+        self._taken += _size(batch)
+        if full:
+            self._wake(b"")
+
+    def _full(self) -> bool:
+        return self._given - self._taken > _AHEAD
 
     def close(self) -> None:
         self._wake(b"stop")
@@ -159,12 +182,14 @@ class Router:
             one.close(0)
 
     def _turn(self, zap: zmq.Socket[bytes], wake: zmq.Socket[bytes], router: zmq.Socket[bytes]) -> None:
-        poller = zmq.Poller()
+        busy, poller = zmq.Poller(), zmq.Poller()
+        for one in (zap, wake):
+            busy.register(one, zmq.POLLIN)
         for one in (zap, wake, router):
             poller.register(one, zmq.POLLIN)
         running = True
         while running:
-            ready = dict(poller.poll(1000))
+            ready = dict((busy if self._full() else poller).poll(1000))
             self.turned = time.monotonic()
             if zap in ready:
                 self._answer_zap(zap)
@@ -174,12 +199,17 @@ class Router:
                 self._flush(router)
                 while self._kicks:
                     self._cut(self._kicks.popleft())
+                while self._barred:
+                    peer = self._barred.popleft()
+                    for route in [route for route, wire in self._wires.items() if wire[0] == peer]:
+                        self._cut(route)
             if router in ready:
                 self._drain(router)
 
     def _cut(self, route: bytes) -> None:
         """Shut the TCP connection down. libzmq has no call for it; a descriptor used again has another inode."""
-        descriptor, inode = self._wires.pop(route, (-1, 0))
+        _, descriptor, inode = self._wires.get(route, _NO_WIRE)
+        self._wires[route] = _NO_WIRE  # what is still read of it must not be taken for what uses that descriptor next
         try:
             if descriptor < 0 or os.fstat(descriptor).st_ino != inode:
                 return
@@ -188,10 +218,10 @@ class Router:
         except OSError as error:
             log.debug("that connection was gone already: %s", error)
 
-    def _remember_wire(self, route: bytes, frame: zmq.Frame) -> None:
+    def _remember_wire(self, peer: str, route: bytes, frame: zmq.Frame) -> None:
         try:
             descriptor = int(frame.get("__fd"))
-            self._wires[route] = descriptor, os.fstat(descriptor).st_ino
+            self._wires[route] = peer, descriptor, os.fstat(descriptor).st_ino
         except (OSError, ValueError, zmq.ZMQError):
             return
         if len(self._wires) > _WIRES:
@@ -250,18 +280,24 @@ class Router:
 
     def _drain(self, router: zmq.Socket[bytes]) -> None:
         batch: list[Received] = []
-        while len(batch) < _BATCH:
+        room = _AHEAD
+        while len(batch) < _BATCH and room > 0:
             try:
                 parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             peer, route = str(parts[-1].get("User-Id")), parts[0].bytes
-            if route not in self._wires:
-                self._remember_wire(route, parts[-1])
+            new = route not in self._wires
+            if new:
+                self._remember_wire(peer, route, parts[-1])
             if self._admission.still(peer):
                 address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
                 batch.append(Received(peer, route, address, [part.bytes for part in parts[1:]]))
+                room -= sum(map(len, batch[-1].frames))
+            elif new:
+                self._cut(route)  # a connection that had said nothing when its peer was turned out
         if batch:
+            self._given += _size(batch)
             self._deliver(batch)
 
     def _self_test(self) -> None:
@@ -284,6 +320,11 @@ class Router:
         finally:
             dealer.close(0)
             context.destroy(0)
+
+
+def _size(batch: list[Received]) -> int:
+    """Bytes that it keeps in memory; also a message of nothing costs something."""
+    return sum(_MESSAGE + sum(map(len, received.frames)) for received in batch)
 
 
 class Dialer:

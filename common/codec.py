@@ -53,9 +53,14 @@ def decode(frames: Sequence[bytes], expected: Sequence[type[Message]]) -> Messag
                 return model.model_validate(body, strict=False)
             except ValidationError as error:
                 first = error.errors(include_input=False, include_url=False)[0]
-                where = ".".join(str(part) for part in first["loc"])
-                raise BusError(f"{model.type}: {where}: {first['msg']}") from None
+                where = ".".join(str(part) for part in first["loc"][:6])
+                raise BusError(f"{model.type}: {_plain(where)}: {_plain(first['msg'])}") from None
     raise BusError(f"message type {_said(header.get('t'))} is not expected here")
+
+
+def _plain(text: str) -> str:
+    """The name of a field may be a stranger's, too: it must not begin a line of the log, nor fill it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:200])
 
 
 def _said(value: object) -> str:

@@ -43,6 +43,7 @@ class Credits:
         for peer in peers:
             if peer.granted[0] and peer.granted != granted:
                 peer.granted = granted
+                peer.most = max(peer.most, granted[1])
                 yield peer, Credit(events=granted[0], bytes=granted[1])
 
     def _grant(self) -> tuple[int, int]:

@@ -48,6 +48,7 @@ class Flight:
     resend: bool = True
     cancelled: bool = False  # somebody asked for its end
     output_bytes: int = 0
+    answered: bool = False  # a query's answer is being stored
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
 
     @property
@@ -120,6 +121,10 @@ def payload(flight: Flight) -> bytes:
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
 def read_event(event: Event) -> tuple[str, News]:
     """The event's body as text, and what it says; for a change of state that is the reason, maybe empty.
 
@@ -127,7 +132,7 @@ def read_event(event: Event) -> tuple[str, News]:
     """
     try:
         text = event.body.decode() or "{}"
-        body = json.loads(text)
+        body = json.loads(text, parse_constant=_no_number)
         if "\\ud" in text.lower():
             json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
         if event.kind == "res":

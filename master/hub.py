@@ -107,7 +107,9 @@ class Hub:
         self._router = Router(
             f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone, died=self._broken
         )
-        self.enrolment = EnrolDesk(store, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys, self._broken)
+        self.enrolment = EnrolDesk(
+            store, vault, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys, self._broken
+        )
         self.rotation = Rotation(store, signer, files, self)
         self._ticker: asyncio.Task[None] | None = None
 
@@ -148,6 +150,7 @@ class Hub:
             self._router.send(peer.key, peer.route, frames, farewell=True)
         self._loop.call_later(FAREWELL_S, self._router.bar, key)
         if name not in self._names.values():
+            self.rotation.forget(name)
             await self.ledger.forget(name)
 
     # ---- what others ask

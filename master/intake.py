@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ..common.clock import Clock
-from ..common.errors import BusError
+from ..common.errors import BusError, PghaError
 from ..common.failpoint import reach
 from ..common.messages import Accept, Ack, Answer, Event, Hello, Lost, Message, Refuse, Resync
 from ..common.results import Outcome
@@ -28,6 +28,7 @@ from .store import EventRow, Store, Stored
 log = logging.getLogger("pgha.intake")
 
 OUTPUT_BYTES = 40 * 1024 * 1024  # of one job; more than its minion lets through
+ROW_BYTES, WAITING_BYTES = 100, 512  # that an event takes beside its body: in the store, and in memory before
 STRAY_BYTES = 64 * 1024 * 1024  # of one minion, in jobs that this master has not ordered
 NEVER_CAME = "its time was over before it reached its minion"
 NOT_KNOWN = "its minion no longer knows this job: it was set up anew, or lost its journal, while the job was open"
@@ -40,6 +41,8 @@ class Exchange(Protocol):
     def send(self, peer: Peer, message: Message) -> None: ...
 
     def offend(self, peer: Peer, why: str) -> None: ...
+
+    def charge(self, peer: Peer, cost: float) -> bool: ...
 
 
 class Intake:
@@ -79,7 +82,7 @@ class Intake:
 
     def answer(self, peer: Peer, message: Answer) -> None:
         flight = self._flights.get(message.jid, message.att, peer.name)
-        if flight is None or not flight.job.query:
+        if flight is None or not flight.job.query or flight.answered:
             return
         try:
             text = message.outcome.decode()
@@ -89,6 +92,7 @@ class Intake:
         except ValueError:
             self._exchange.offend(peer, "an ANSWER that cannot be read")
             return
+        flight.answered = True
         word, (jid, att), now = "done" if outcome.ok else "failed", flight.key, self._clock.now()
         stored = self._store.answer(jid, att, flight.node, lines, text, word, now)
         self._flights.spawn(self._keep_answer(flight, message, outcome, stored))
@@ -96,7 +100,11 @@ class Intake:
     async def _keep_answer(
         self, flight: Flight, message: Answer, outcome: Outcome, stored: asyncio.Future[str]
     ) -> None:
-        after = await stored
+        try:
+            after = await stored
+        except PghaError:
+            flight.answered = False
+            raise
         if after in jobs.ENDED and self._flights.get(message.jid, message.att, flight.node) is flight:
             flight.state = after
             self._flights.settled(flight)
@@ -106,7 +114,7 @@ class Intake:
 
     def events(self, peer: Peer, events: Sequence[Event]) -> None:
         """A piece of its stream: stored as far as it is next, then acknowledged and told."""
-        epoch, size = events[0].epoch, sum(len(event.body) for event in events)
+        epoch, size = events[0].epoch, sum(WAITING_BYTES + len(event.body) for event in events)
         rows: list[EventRow] = []
         told: dict[int, News] = {}
         for event in events:
@@ -122,6 +130,7 @@ class Intake:
             finally:
                 peer.storing -= size
                 self._took(self._clock.monotonic() - since)
+            self._exchange.charge(peer, len(events) - len(stored.states))  # what was sent in vain
             reach("ledger.ack.before_send")
             if stored.hw < events[0].seq - 1:
                 self._exchange.send(peer, Resync(epoch=epoch, from_seq=stored.hw + 1))
@@ -146,11 +155,15 @@ class Intake:
         return EventRow(event.seq, event.jid, event.att, event.kind, text, word if keep else ""), news
 
     def _room(self, peer: Peer, flight: Flight | None, event: Event) -> bool:
+        """Whether it is kept. Of a job that has said too much already, only what changes its state is."""
+        size = ROW_BYTES + len(event.body)
         if flight is None:
-            peer.stray_bytes += len(event.body)
+            peer.stray_bytes += size
             return peer.stray_bytes < STRAY_BYTES
-        flight.output_bytes += len(event.body) if event.kind == "out" else 0
-        return flight.output_bytes < OUTPUT_BYTES or event.kind != "out"
+        if event.kind == "done" or jobs.step(flight.state, event.kind) != flight.state:
+            return True
+        flight.output_bytes += size
+        return flight.output_bytes < OUTPUT_BYTES
 
     def _tell(self, peer: Peer, events: Iterable[Event], stored: Stored, told: dict[int, News]) -> None:
         for event in events:

@@ -9,14 +9,20 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..common.facts import HostFacts
-from ..common.messages import Running
+from ..common.messages import Hello, Lost, Message, NextKey, Running, Sign, SuccessorKnown
 from ..common.telemetry import Sample
 
 FRAMES_PER_S = 400.0  # that are no events; those have their credit
 BURST = 2000.0
-HELLO_COST = 40.0  # a HELLO writes to the store and is answered with a signature
+DEAR: tuple[type[Message], ...] = (Hello, Lost, NextKey, Sign, SuccessorKnown)  # they write to the store, or sign
+DEAR_COST, COST_BYTES = 40.0, 4096
 OFFENCES = 20  # in a minute
 INCARNATIONS = 8
+
+
+def cost(message: Message, size: int) -> float:
+    """What a message takes from its sender's budget: more if it makes work, and by its size in bytes."""
+    return (DEAR_COST if isinstance(message, DEAR) else 1.0) + size // COST_BYTES
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Peer:
     sample: Sample | None = None
     sampled: float = float("-inf")
     granted: tuple[int, int] = (0, 0)  # events and bytes that it may have unacknowledged
+    most: int = 0  # bytes: the widest it was granted on this connection, since it may not have heard of less yet
     storing: int = 0  # bytes of its events that the store has been given and has not confirmed
     caught_up_at: int | None = None  # the last event it held at HELLO; when it is stored, what is open is settled
     open: frozenset[tuple[str, int]] = frozenset()  # jobs, as it said at HELLO
