@@ -2,6 +2,9 @@
 
 A key is accepted by an operator who compared its fingerprint, or by a token; never because of the name it claims.
 A known name with another key is a conflict, shown and refused, until the operator revokes the old key.
+
+A token's secret is stored nowhere: it follows from the master key and from what the token is for. So a stolen store
+gives no token, and a row that was changed in it gives another secret.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from ..common.messages import Enrol
 from .store import MinionRow
 
 PENDING_CAP = 200
+PER_ADDRESS = 50  # of them
+
+REPLACED = "this key was replaced by a newer one of the same node"
 
 Verdict = Literal["pending", "accepted", "rejected", "revoked", "conflict"]
 
@@ -23,9 +29,21 @@ Verdict = Literal["pending", "accepted", "rejected", "revoked", "conflict"]
 @dataclass(frozen=True, slots=True)
 class Token:
     id: str
-    secret: str
+    secret: str = field(repr=False)
     name: str  # the one node it is for; empty for any
     expires: float
+    who: str = ""  # made it
+
+
+class Derives(Protocol):
+    """As `vault.Vault`."""
+
+    def passphrase(self, purpose: str) -> bytes: ...
+
+
+def token_secret(vault: Derives, identity: str, name: str, expires: float) -> str:
+    """256 bits, the same every time for one token. `expires` is Unix time."""
+    return vault.passphrase(f"token {identity} {expires!r} {name}").decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +57,21 @@ class Decision:
 
 
 def decide(
-    request: Enrol, public_key: bytes, key_text: str, known: Sequence[MinionRow], token: Token | None, now: float
+    request: Enrol,
+    public_key: bytes,
+    key_text: str,
+    known: Sequence[MinionRow],
+    token: Token | None,
+    now: float,
+    address: str = "",
 ) -> Decision:
-    """What becomes of this key."""
+    """What becomes of this key, which knocks from that address."""
     mine = next((row for row in known if row.public_key == key_text), None)
-    if mine is not None and mine.state in ("accepted", "rejected", "revoked"):
-        return Decision(_verdict(mine.state), mine.note)
+    if mine is not None and mine.state not in ("pending", "conflict"):
+        return Decision(_verdict(mine.state), REPLACED if mine.state == "retired" else mine.note)
     holder = next((row for row in known if row.name == request.name and row.state == "accepted"), None)
-    full = mine is None and sum(row.state in ("pending", "conflict") for row in known) >= PENDING_CAP
+    waiting = [row.address for row in known if row.state in ("pending", "conflict")]
+    full = mine is None and (len(waiting) >= PENDING_CAP or waiting.count(address) >= PER_ADDRESS)
     if holder is not None and not full:
         note = (
             f"{request.name} is known with another key; "
@@ -69,7 +94,6 @@ def _proves(request: Enrol, public_key: bytes, token: Token, now: float) -> bool
 
 
 def _verdict(state: str) -> Verdict:
-    for verdict in ("accepted", "rejected", "revoked"):
-        if state == verdict:
-            return verdict
-    raise AssertionError(state)
+    """A key that is being rotated in is as good as accepted, one that was rotated out is not any more."""
+    known: dict[str, Verdict] = {"accepted": "accepted", "next": "accepted", "rejected": "rejected"}
+    return known.get(state, "revoked")

@@ -22,7 +22,7 @@ from .store import MinionRow, Store
 
 log = logging.getLogger("pgha.rotation")
 
-_KNOWN = "successor:"  # + name of a minion: the text of the next server key it has
+_KNOWN = "successor:"  # + name of a minion: its own key, and the text of the next server key it has
 
 
 class Lines(Protocol):
@@ -72,6 +72,10 @@ class Rotation:
         self._asked.add(name)
         self._lines.send(peer, Rotate())
 
+    def forget(self, name: str) -> None:
+        """Its key was revoked: who has that name next was not asked."""
+        self._asked.discard(name)
+
     async def next_key(self, peer: Peer, message: NextKey) -> None:
         """Accept the next key beside the present one, if an operator asked for it."""
         text = public_text(message.public)
@@ -113,7 +117,7 @@ class Rotation:
 
     async def successor_known(self, peer: Peer, message: SuccessorKnown) -> None:
         if self._successor is not None and message.server_key == self._successor.server_key:
-            await self._store.note("", _KNOWN + peer.name, public_text(message.server_key))
+            await self._store.note("", _KNOWN + peer.name, f"{peer.key} {public_text(message.server_key)}")
 
     async def missing(self) -> list[str]:
         """Accepted minions that do not have the next keys yet."""
@@ -121,7 +125,11 @@ class Rotation:
             return []
         notes, text = await self._store.notes(""), public_text(self._successor.server_key)
         rows = await self._store.minions()
-        return sorted({row.name for row in rows if row.state == "accepted" and notes.get(_KNOWN + row.name) != text})
+        return sorted(
+            row.name
+            for row in rows
+            if row.state == "accepted" and notes.get(_KNOWN + row.name) != f"{row.public_key} {text}"
+        )
 
     async def finish(self, force: bool) -> str:
         """Put the next keys in place; they are used when the master is started again. The new fingerprint.

@@ -68,9 +68,7 @@ class Jobs(Writer):
         """All that has not ended, the oldest first."""
         return await self.read(lambda db: [JobRow(*row) for row in db.execute(_OPEN)])
 
-    def move_job(
-        self, jid: str, att: int, node: str, word: str, message: str, at: float
-    ) -> asyncio.Future[str]:
+    def move_job(self, jid: str, att: int, node: str, word: str, message: str, at: float) -> asyncio.Future[str]:
         """Something happened to a job that no event tells of. Its state afterwards."""
         return self.submit(lambda db: _move(db, jid, att, node, word, message, "", at))
 
@@ -103,9 +101,7 @@ class Jobs(Writer):
         """How far that stream is stored."""
         return await self.read(lambda db: _high_water(db, node, epoch))
 
-    def add_events(
-        self, node: str, epoch: str, events: Sequence[EventRow], at: float
-    ) -> asyncio.Future[Stored]:
+    def add_events(self, node: str, epoch: str, events: Sequence[EventRow], at: float) -> asyncio.Future[Stored]:
         """Store those that are next; what was stored before, or comes after a gap, changes nothing."""
 
         def work(db: Connection) -> Stored:

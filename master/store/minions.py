@@ -63,20 +63,21 @@ class Minions(Writer):
         await self.write(work)
 
     async def forget_waiting(self, before: float) -> None:
-        """Keys that knocked, were never decided about, and have not knocked since then."""
-        await self.write(
-            lambda db: db.execute("delete from minions where state in ('pending','conflict') and seen < ?", (before,))
-        )
+        """Keys that knocked, were never decided about, and have not knocked since then; tokens that ended before."""
 
-    async def put_token(self, token_id: str, secret: str, name: str, expires: float) -> None:
-        await self.write(
-            lambda db: db.execute("insert into tokens values (?,?,?,?)", (token_id, secret, name, expires))
-        )
+        def work(db: Connection) -> None:
+            db.execute("delete from minions where state in ('pending','conflict') and seen < ?", (before,))
+            db.execute("delete from tokens where expires < ?", (before,))
 
-    async def token(self, token_id: str) -> tuple[str, str, float] | None:
-        """(secret, name it is bound to or "", expiry as Unix time); None when there is none."""
+        await self.write(work)
+
+    async def put_token(self, token_id: str, name: str, expires: float, who: str) -> None:
+        await self.write(lambda db: db.execute("insert into tokens values (?,?,?,?)", (token_id, name, expires, who)))
+
+    async def token(self, token_id: str) -> tuple[str, float, str] | None:
+        """(name it is bound to or "", expiry as Unix time, who made it); None when there is none."""
         return await self.read(
-            lambda db: db.execute("select secret, name, expires from tokens where id=?", (token_id,)).fetchone()
+            lambda db: db.execute("select name, expires, who from tokens where id=?", (token_id,)).fetchone()
         )
 
     async def spend_token(self, token_id: str) -> bool:

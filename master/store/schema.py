@@ -45,4 +45,9 @@ create table audit (
     hash text not null);
 """
 
-STEPS = (FIRST, SECOND)
+THIRD = """
+drop table tokens;
+create table tokens (id text primary key, name text not null, expires real not null, who text not null);
+"""
+
+STEPS = (FIRST, SECOND, THIRD)

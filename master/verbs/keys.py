@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ...common.errors import HostError
 from ...common.keys import fingerprint, public_from_text
 from ..control import Arguments, Request
+from ..enrolment import token_secret
 from ..progress import End
 from ..server import Master
 
 ROTATE_S = 30.0  # a minion makes a key, connects again, and says HELLO
+TOKEN_MOST_S = 31 * 86400.0
 TOLD_S = 5.0  # who is connected has the next keys by then
 
 
@@ -28,7 +32,7 @@ class MasterKeys(Arguments):
 
 class Token(Arguments):
     name: str = ""
-    ttl_s: float = 3600.0
+    ttl_s: Annotated[float, Field(le=TOKEN_MOST_S, allow_inf_nan=False)] = 3600.0
 
 
 async def list_keys(master: Master, request: Request) -> AsyncIterator[Any]:
@@ -108,8 +112,9 @@ async def rotate_master(master: Master, request: Request) -> AsyncIterator[Any]:
 async def token(master: Master, request: Request) -> AsyncIterator[Any]:
     """A token that one new minion may use once instead of being accepted by hand."""
     wanted = request.read(Token)
-    identity, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-    await master.store.put_token(identity, secret, wanted.name, master.clock.now() + wanted.ttl_s)
+    identity, expires = secrets.token_hex(16), master.clock.now() + wanted.ttl_s
+    secret = token_secret(master.vault, identity, wanted.name, expires)
+    await master.store.put_token(identity, wanted.name, expires, request.who)
     where = reached_at(master.listen)
     command = f"pgha-minion enrol --master {where} --fingerprint {master.fingerprint} --token {identity}.{secret}"
     data = {"token": f"{identity}.{secret}", "command": command, "master": where}

@@ -232,8 +232,8 @@ def test_events_of_a_job_that_this_store_does_not_know_are_kept_up_to_a_limit(tm
 
 def test_a_token_is_spent_by_one_only(tmp_path: Path) -> None:
     async def work(store: Store) -> list[bool]:
-        await store.put_token("t", "s", "n1", 9.0)
-        assert await store.token("t") == ("s", "n1", 9.0)
+        await store.put_token("t", "n1", 9.0, "ann")
+        assert await store.token("t") == ("n1", 9.0, "ann")
         return list(await asyncio.gather(*(store.spend_token("t") for _ in range(5))))
 
     assert sorted(using(tmp_path, work)) == [False, False, False, False, True]
