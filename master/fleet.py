@@ -150,7 +150,9 @@ class Fleet:
     async def _all(self, orders: Mapping[str, Callable[[], Any]], step: str, silence_s: float) -> dict[str, Answer]:
         if self._operation.cancelled_by:
             raise Failed(f"cancelled by {self._operation.cancelled_by}; what had been done stays")
-        answers = await asyncio.gather(*(self._one(node, order, step, silence_s) for node, order in orders.items()))
+        waiting = [self._one(node, order, step, silence_s) for node, order in orders.items()]
+        # a single one is ordered in this very turn, so that its row is stored together with that of the operation
+        answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
         return {answer.node: answer for answer in answers}
 
     async def _one(self, node: str, order: Callable[[], Any], step: str, silence_s: float) -> Answer:
