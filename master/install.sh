@@ -54,6 +54,10 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
     if [ -e "$home" ] && [ ! -e "$home/pyvenv.cfg" ] && [ -n "$(ls -A "$home")" ]; then
         die 78 "$home is no virtual environment"
     fi
+    parent=/opt
+    if [ -d "$home" ]; then parent=$home; fi
+    free=$(df -Pk "$parent" | awk 'NR == 2 { print int($4 / 1024) }')
+    [ "$free" -ge 200 ] || die 87 "$free MiB are free"
     say "making $home"
     logged python3 -m venv --clear "$home" || exit 79
 fi

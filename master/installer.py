@@ -142,6 +142,7 @@ _STEPS = {
     84: "the service cannot be set up",
     85: "the enrolment did not succeed",
     86: "pgha-minion.service does not start",
+    87: "its disk is full; pgha needs 200 MiB in /opt/pgha to be installed",
     NOT_REACHED: "the SSH connection broke",
 }
 

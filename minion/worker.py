@@ -36,7 +36,7 @@ LEAVE_S = 8.0  # more than a command gets between SIGTERM and SIGKILL
 OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
 RETRY_S = 0.5
 ALONE_S = 900.0  # at most so long one job has the minion for itself
-RESTART_S = 15.0  # and so long after its end: that is when the restart comes which it has asked for
+RESTART_S = 15.0  # and so long after it ended well: that is when the restart comes which it has asked for
 
 Cancelled = Callable[[], bool]
 Fetch = Callable[[str, int, BinaryIO, Cancelled], None]
@@ -267,11 +267,14 @@ class Worker:
 
         request = Call.model_validate_json(self._document(current))
         current.resource = request.function
+        held_s = 0.0
         try:
-            return call(request, self._doors(current, output))
+            outcome = call(request, self._doors(current, output))
+            held_s = RESTART_S
         finally:
             if self._held_until:
-                self._held_until = time.monotonic() + RESTART_S
+                self._held_until = time.monotonic() + held_s
+        return outcome
 
 
 def _too_late(current: _Current) -> bool:
