@@ -20,10 +20,13 @@ from .verbs import VERBS
 
 log = logging.getLogger("pgha.master")
 
+SWITCH_S = 0.0005  # between threads: those of the bus and of the store must not wait for the loop, nor it for them
+
 
 def serve(paths: Paths) -> None:
     """Run until SIGTERM or SIGINT. Raises UserError or HostError when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    sys.setswitchinterval(SWITCH_S)
     asyncio.run(_serve(paths))
 
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from ..common.clock import Clock
-from ..common.errors import HostError, PghaError, Refused
+from ..common.errors import PghaError, Refused
 from ..common.failpoint import reach
 from ..common.messages import INLINE_BYTES, Cancel, Job, JobClass, Message, Mode
 from ..common.names import new_job_id
@@ -156,10 +156,10 @@ class Ledger:
         flight = Flight(node, job, operation=operation, blob=blob[0], deadline=deadline)
         sealed = self._seal.seal(payload(flight), job.jid.encode())
         row = JobRow(job.jid, 1, node, operation, mode, job.cls, what, "queued", job.not_after_ms, sealed)
-        stored = self._store.put_job(row, self._clock.now())
+        stored = self._store.put_job(row, self._clock.now(), lazy=query)
         if query:
+            stored.add_done_callback(lambda done: self._not_kept(flight) if done.exception() else None)
             self._begin(flight)
-            await self._kept(flight, stored)
         else:
             await stored
             reach("ledger.job.before_send")
@@ -167,12 +167,11 @@ class Ledger:
             reach("ledger.job.after_send")
         return flight
 
-    async def _kept(self, flight: Flight, stored: asyncio.Future[object]) -> None:
-        try:
-            await stored
-        except HostError:
-            self._flights.remove(flight)
-            raise
+    def _not_kept(self, flight: Flight) -> None:
+        """The store did not take it, so its answer would be nobody's."""
+        self._flights.remove(flight)
+        flight.state, flight.message = "cancelled", "the store of the master does not take the write"
+        flight.news.put_nowait("cancelled")
 
     def _begin(self, flight: Flight) -> None:
         self._flights.add(flight)

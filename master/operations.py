@@ -40,9 +40,18 @@ Work = Callable[["Operation"], Awaitable[End]]
 class Archive(Protocol):
     """Where operations are kept; `store.Store` is one."""
 
-    async def put_operation(
-        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
-    ) -> None: ...
+    def put_operation(
+        self,
+        operation: str,
+        kind: str,
+        what: str,
+        who: str,
+        cluster: str,
+        started: float,
+        request: str,
+        *,
+        lazy: bool = False,
+    ) -> Awaitable[object]: ...
 
     async def end_operation(
         self, operation: str, state: str, exit_code: int, message: str, ended: float, first: int, lines: list[str]
@@ -69,7 +78,7 @@ class Operation:
     lines: deque[Any] = field(default_factory=deque)  # of Line
     first: int = 0
     saved: int = 0
-    stored: asyncio.Future[None] | None = None  # done when its row is in the store
+    stored: asyncio.Future[object] | None = None  # done when its row is in the store
     task: asyncio.Task[None] | None = None
     full: asyncio.Event = field(default_factory=asyncio.Event)  # the store should take lines now
     room: asyncio.Event = field(default_factory=asyncio.Event)  # it has
@@ -158,7 +167,7 @@ class Operations:
         kind, now = what.split()[0], self._clock.now()
         operation = Operation(new_job_id(), what, cluster, self._clock, key, kind, now, blob)
         self._running[operation.id] = operation  # before the first await: nobody may begin a second one meanwhile
-        writing = self._store.put_operation(operation.id, kind, what, who, cluster, now, request)
+        writing = self._store.put_operation(operation.id, kind, what, who, cluster, now, request, lazy=at_once)
         operation.stored = asyncio.ensure_future(writing)
         if not at_once:
             try:

@@ -112,7 +112,16 @@ class MemoryStore:
             self.noted[cluster, key] = value
 
     async def put_operation(
-        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+        self,
+        operation: str,
+        kind: str,
+        what: str,
+        who: str,
+        cluster: str,
+        started: float,
+        request: str,
+        *,
+        lazy: bool = False,
     ) -> None:
         self.kept[operation], self.states[operation] = [], "started"
 

@@ -59,10 +59,10 @@ where state in ('queued','accepted','started') order by jid"""
 
 
 class Jobs(Writer):
-    def put_job(self, row: JobRow, created: float) -> asyncio.Future[object]:
-        """Queued, once the future is done."""
+    def put_job(self, row: JobRow, created: float, *, lazy: bool = False) -> asyncio.Future[object]:
+        """Queued, once the future is done; `lazy` as of `submit`."""
         values = (row.jid, row.att, row.node, row.operation, row.mode, row.cls, row.what, created, row.not_after_ms)
-        return self.submit(lambda db: db.execute(_PUT, (*values, row.payload)))
+        return self.submit(lambda db: db.execute(_PUT, (*values, row.payload)), lazy=lazy)
 
     async def open_jobs(self) -> list[JobRow]:
         """All that has not ended, the oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,15 +61,26 @@ _FINISH = "update operations set state=?, exit=?, message=?, ended=? where id=?"
 
 
 class Operations(Writer):
-    async def put_operation(
-        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
-    ) -> None:
-        await self.write(
+    def put_operation(
+        self,
+        operation: str,
+        kind: str,
+        what: str,
+        who: str,
+        cluster: str,
+        started: float,
+        request: str,
+        *,
+        lazy: bool = False,
+    ) -> asyncio.Future[object]:
+        """Started, once the future is done; `lazy` as of `submit`."""
+        return self.submit(
             lambda db: db.execute(
                 "insert into operations (id, kind, what, who, cluster, state, started, request)"
                 " values (?,?,?,?,?,'started',?,?)",
                 (operation, kind, what, who, cluster, started, request),
-            )
+            ),
+            lazy=lazy,
         )
 
     async def end_operation(

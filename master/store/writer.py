@@ -18,19 +18,22 @@ from .schema import STEPS
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
 _BATCH = 200  # works in one transaction
+LAZY_S = 0.05
 Item = tuple[Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 
 class Writer:
     def __init__(self, path: Path) -> None:
         """Open or create. Raises HostError with what to do."""
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
+        self._lazy: list[Item] = []
         self.turned = time.monotonic()  # a transaction ended then, well or not
         self._db = open_database(path, "store", STEPS)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self._flush()
         self._queue.put(None)
         self._thread.join(10)
         self._db.close()
@@ -39,24 +42,35 @@ class Writer:
         """Run `work` in a transaction of the writer; its value after the commit, or what it raised."""
         return await self.submit(work)
 
-    def submit(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
-        """As `write`, for who has something to do meanwhile. Works are done in the order they are submitted in."""
+    def submit(self, work: Callable[[Connection], T], *, lazy: bool = False) -> asyncio.Future[T]:
+        """As `write`, for who has something to do meanwhile. Works are done in the order they are submitted in.
+
+        `lazy`: it goes with the next write that is not, or after `LAZY_S`: two that follow each other are one commit.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put((work, future, loop))
+        self._lazy.append((work, future, loop))
+        if not lazy or len(self._lazy) >= _BATCH:
+            self._flush()
+        elif len(self._lazy) == 1:
+            loop.call_later(LAZY_S, self._flush)
         return future
 
     read = write  # one connection, one thread: a read sees every write before it
 
+    def _flush(self) -> None:
+        if self._lazy:
+            self._queue.put(self._lazy)
+            self._lazy = []
+
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            batch = [item]
-            while not self._queue.empty() and len(batch) < _BATCH:
+        while (batch := self._queue.get()) is not None:
+            while len(batch) < _BATCH and not self._queue.empty():
                 more = self._queue.get()
                 if more is None:
                     self._queue.put(None)
                     break
-                batch.append(more)
+                batch += more
             self._commit(batch)
 
     def _commit(self, batch: list[Item]) -> None:

@@ -352,7 +352,16 @@ def test_a_look_at_what_runs_gives_what_was_said_so_far_and_does_not_wait() -> N
 
 class LateStore(MemoryStore):
     async def put_operation(
-        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+        self,
+        operation: str,
+        kind: str,
+        what: str,
+        who: str,
+        cluster: str,
+        started: float,
+        request: str,
+        *,
+        lazy: bool = False,
     ) -> None:
         await asyncio.sleep(5)
         await super().put_operation(operation, kind, what, who, cluster, started, request)
@@ -360,7 +369,16 @@ class LateStore(MemoryStore):
 
 class NoStore(MemoryStore):
     async def put_operation(
-        self, operation: str, kind: str, what: str, who: str, cluster: str, started: float, request: str
+        self,
+        operation: str,
+        kind: str,
+        what: str,
+        who: str,
+        cluster: str,
+        started: float,
+        request: str,
+        *,
+        lazy: bool = False,
     ) -> None:
         await asyncio.sleep(1)
         raise HostError("the disk is full")
