@@ -55,7 +55,7 @@ class ChangeView(BaseModel):
 
 
 class ResourceResult(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     resource: str  # "file:/etc/haproxy/haproxy.cfg"
     document: str  # "haproxy"
@@ -69,7 +69,7 @@ class ResourceResult(BaseModel):
 class Outcome(BaseModel):
     """The end of one job on one minion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     ok: bool
     message: str = ""

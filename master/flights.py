@@ -121,8 +121,16 @@ def payload(flight: Flight) -> bytes:
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+def read_json(text: str) -> Any:
+    """Raises ValueError, also for what breaks whoever is shown or stores it, and RecursionError when it is deep."""
+
+    def no_number(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    value = json.loads(text, parse_constant=no_number)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
+    return value
 
 
 def read_event(event: Event) -> tuple[str, News]:
@@ -132,9 +140,7 @@ def read_event(event: Event) -> tuple[str, News]:
     """
     try:
         text = event.body.decode() or "{}"
-        body = json.loads(text, parse_constant=_no_number)
-        if "\\ud" in text.lower():
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
+        body = read_json(text)
         if event.kind == "res":
             return text, ResourceResult.model_validate(body)
         if event.kind == "done":

@@ -21,7 +21,7 @@ from ..common.failpoint import reach
 from ..common.messages import Accept, Ack, Answer, Event, Hello, Lost, Message, Refuse, Resync
 from ..common.results import Outcome
 from . import jobs
-from .flights import Flight, Flights, News, Output, read_event
+from .flights import Flight, Flights, News, Output, read_event, read_json
 from .peers import Peer
 from .store import EventRow, Store, Stored
 
@@ -86,10 +86,10 @@ class Intake:
             return
         try:
             text = message.outcome.decode()
-            outcome = Outcome.model_validate_json(text)
+            outcome = Outcome.model_validate(read_json(text))
             lines = [json.dumps({"stream": stream, "text": said}) for stream, said in message.out]
             text.encode()
-        except ValueError:
+        except (ValueError, RecursionError):
             self._exchange.offend(peer, "an ANSWER that cannot be read")
             return
         flight.answered = True

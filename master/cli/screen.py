@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from .masking import Span, cover, lines_of, moved, secret_spans
-
 if TYPE_CHECKING:
     from ...common.errors import Problem
+    from .masking import Span
 
 ColourChoice = Literal["auto", "always", "never"]
+_ORDERS = re.compile(r"\x1b(?!\[[0-9;]*m)|\r(?!$)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _CODES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 
 
@@ -44,7 +45,9 @@ class Look:
         return text[: max(self.width - len(sign), 0)] + sign
 
     def plain(self, text: str) -> str:
-        """The text as the stream can encode it."""
+        """The text as the stream can encode it. What a node says gives no orders to a person's terminal but colours."""
+        if self.live:
+            text = _ORDERS.sub("?", text)
         return text if self.unicode else text.encode("ascii", "replace").decode()
 
 
@@ -162,6 +165,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, expen
 
 def render_problems(path: str, source: str, problems: Sequence[Problem], shown: Look) -> list[str]:
     """Every problem with its place, its line of the file and what to do. Passwords in those lines are masked."""
+    from .masking import lines_of, secret_spans  # loads pydantic, which most commands need not wait for
+
     errors = sum(not p.warning for p in problems)
     counts = [_count(errors, "error"), _count(len(problems) - errors, "warning")]
     lines = [f"{path}: {', '.join(c for c in counts if c)}", ""]
@@ -180,6 +185,8 @@ def _count(number: int, word: str) -> str:
 
 
 def _excerpt(problem: Problem, lines: Sequence[str], spans: Sequence[Span], shown: Look) -> list[str]:
+    from .masking import cover, moved
+
     found = []
     margin = "     | "
     if 0 < problem.line <= len(lines) and lines[problem.line - 1].strip():
