@@ -110,6 +110,19 @@ def planned(*nodes: str) -> Plan:
 STARTED = Started(id="01J0000000000000000000000A", what="apply prod", nodes=("pg-node1",))
 
 
+@pytest.mark.parametrize("words", [["run", "x", "ping"], ["jobs", "list"], ["run", "--help"]])
+def test_no_command_loads_what_is_slow_before_it_has_asked_the_daemon(words: list[str]) -> None:
+    code = (
+        f"import sys; from pgha.master.cli.main import cli\n"
+        f"try: cli({words!r})\n"
+        "except SystemExit: pass\n"
+        "slow = {'pydantic', 'pydantic_core', 'zmq', 'cryptography', 'ruamel.yaml', 'msgpack'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_lists_every_command_without_loading_what_is_slow() -> None:
     code = (
         "import sys, time; from pgha.master.cli.main import cli\n"
