@@ -47,7 +47,7 @@ from ..common.messages import (
 )
 from ..common.signing import Signer
 from .blobs import Blobs
-from .credit import Credits
+from .credit import TOO_MUCH_BYTES, Credits
 from .enrol_desk import EnrolDesk
 from .feed import chunks
 from .flights import Flight, Flights, News, Output
@@ -95,6 +95,7 @@ class Hub:
         self._names: dict[str, str] = {}  # accepted key -> name; replaced whole, read from the IO threads
         self._quarantined: dict[str, float] = {}  # key -> until, monotonic
         self.peers: dict[str, Peer] = {}
+        self._routes: dict[bytes, str] = {}  # newest connections -> name
         self._epoch = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.telemetry = asyncio.Condition()  # notified after samples and connections
@@ -146,6 +147,7 @@ class Hub:
         peer = self.peers.get(name)
         if peer is not None and peer.key == key:
             del self.peers[name]
+            self._routes.pop(peer.route, None)
             frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000), peer.version)
             self._router.send(peer.key, peer.route, frames, farewell=True)
         self._loop.call_later(FAREWELL_S, self._router.bar, key)
@@ -230,9 +232,9 @@ class Hub:
         self._loop.call_soon_threadsafe(self._disconnected, route)
 
     def _disconnected(self, route: bytes) -> None:
-        for peer in self.peers.values():
-            if peer.route == route:
-                peer.heard = float("-inf")
+        peer = self.peers.get(self._routes.get(route, ""))
+        if peer is not None and peer.route == route:
+            peer.heard = float("-inf")
 
     def _from_thread(self, batch: list[Received]) -> None:
         self._loop.call_soon_threadsafe(self._sort, batch)
@@ -312,6 +314,8 @@ class Hub:
             self._spawn(self.rotation.successor_known(peer, message))
 
     def _hello(self, peer: Peer, received: Received, hello: Hello) -> None:
+        self._routes.pop(peer.route, None)
+        self._routes[received.route] = peer.name
         peer.key, peer.route, peer.address = received.peer, received.route, received.address
         peer.version = max(1, min(hello.speaks, VERSION))
         peer.epoch, peer.facts = hello.epoch, hello.facts
