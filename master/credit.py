@@ -14,7 +14,6 @@ from .peers import Peer
 MOST, LEAST = 256, 8  # events
 ALL = 40_000  # events that all minions together may have on their way after connecting
 EVENT_BYTES = 16 * 1024  # granted for each event; an event of output may be twice that
-TOO_MUCH_BYTES = 2 * MOST * EVENT_BYTES  # on their way from one minion: more than any credit it was ever given
 SLOW_S, FAST_S = 1.0, 0.25  # between submitting and commit
 
 

@@ -47,7 +47,7 @@ from ..common.messages import (
 )
 from ..common.signing import Signer
 from .blobs import Blobs
-from .credit import TOO_MUCH_BYTES, Credits
+from .credit import Credits
 from .enrol_desk import EnrolDesk
 from .feed import chunks
 from .flights import Flight, Flights, News, Output
