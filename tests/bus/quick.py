@@ -28,8 +28,9 @@ from pgha.master.setup import initialise
 from pgha.master.store import MinionRow, Store
 from pgha.minion.settings import MinionPaths, Settings, save
 from pgha.minion.trust import MasterKeys, Trust
-from pgha.tests.bus.conftest import Daemon, Master, Minion, Stranger, free_port_pair, until
+from pgha.tests.bus.conftest import Daemon, Master, Minion, Stranger, until
 from pgha.tests.bus.history import History, read_history
+from pgha.tests.bus.ports import another_port_pair
 
 EFFECT = "/bin/echo {token} >> {effects}; echo out of {token}; echo end of {token}"
 
@@ -138,7 +139,6 @@ class Site:
     folder: Path
     nursery: Nursery
     names: Sequence[str] = ("n1",)
-    ports: dict[str, int] = field(default_factory=dict)  # where a minion dials, if not at the master's own port
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Site:
         self.effects.touch()
         root = self.folder / "master"
         root.mkdir()
-        port = free_port_pair()
+        port = another_port_pair()
         about = initialise(Paths(root), f"127.0.0.1:{port}")
         self.master = QuickMaster((), root, port=port, fingerprint=str(about["fingerprint"]), nursery=self.nursery)
         self.minions = {name: self._minion(name) for name in self.names}
@@ -158,10 +158,14 @@ class Site:
         root = self.folder / name
         paths = MinionPaths(Paths(root))
         paths.paths.pki.mkdir(parents=True)
-        port = self.ports.get(name, self.master.port)
-        save(paths.settings, Settings(master=f"127.0.0.1:{port}", fingerprint=self.master.fingerprint, name=name))
         load_or_create(paths.key)
+        self.dial(name, self.master.port)
         return QuickMinion((), root, name=name, nursery=self.nursery)
+
+    def dial(self, name: str, port: int) -> None:
+        """That minion finds its master on that port, from its next start on."""
+        where = MinionPaths(Paths(self.folder / name)).settings
+        save(where, Settings(master=f"127.0.0.1:{port}", fingerprint=self.master.fingerprint, name=name))
 
     async def _accept(self) -> None:
         store = Store(self.master.database)

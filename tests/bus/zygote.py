@@ -41,7 +41,8 @@ def become(request: dict[str, object]) -> None:
     environment = request["environment"]
     assert isinstance(environment, dict)
     os.environ.update(environment, PGHA_ROOT=str(request["root"]))
-    agent.PING_S, agent.SILENCE_S, ledger.RESEND_S = 1.0, 5.0, 1.0  # what is waited for comes five times as fast
+    agent.PING_S, agent.SILENCE_S, agent.WELCOME_S, agent.BACKOFF_S = 1.0, 5.0, 3.0, (0.2, 1.0)
+    ledger.RESEND_S = 1.0  # what is waited for comes five times as fast
     arm(os.environ.get(failpoint.VARIABLE, ""))
     orders = Path(str(request["root"])) / "failpoints"
     signal.signal(signal.SIGUSR2, lambda *_: obey(orders))
