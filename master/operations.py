@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
@@ -23,18 +20,19 @@ from pydantic import TypeAdapter
 from ..common.clock import Clock
 from ..common.errors import PghaError, Refused, UserError
 from ..common.names import new_job_id
-from .progress import End, Line, Note, Output, Started
+from .operation import Operation
+from .progress import End, Line, Note, Started
+
+__all__ = ["Archive", "Operation", "Operations", "exit_code"]
 
 log = logging.getLogger("pgha.operations")
 
-KEPT_LINES, KEPT_CHARS = 2000, 4 * 1024 * 1024  # in memory, of one operation
-UNSAVED = 500  # lines; with more of them the store is not left waiting for its second
 PAGE = 500  # lines read back at once
 SAVE_S, STOP_S = 1.0, 2.0
 RESTARTED = "the master was restarted; what its minions had begun they end"
 
 LINE: TypeAdapter[Any] = TypeAdapter(Line)
-Work = Callable[["Operation"], Awaitable[End]]
+Work = Callable[[Operation], Awaitable[End]]
 
 
 class Archive(Protocol):
@@ -60,85 +58,6 @@ class Archive(Protocol):
     async def add_lines(self, operation: str, first: int, lines: list[str]) -> None: ...
 
     async def lines(self, operation: str, first: int = 0, limit: int = -1) -> list[str]: ...
-
-
-@dataclass
-class Operation:
-    """`lines` are the newest, the first of them has the number `first`; those before `saved` are in the store."""
-
-    id: str
-    what: str
-    cluster: str
-    clock: Clock
-    key: str = ""  # what exactly was asked for; the same request may follow, another may not
-    kind: str = ""
-    began: float = 0.0  # Unix time
-    blob: str = ""  # SHA-256 of a file that it is still going to send
-    cancelled_by: str = ""
-    lines: deque[Any] = field(default_factory=deque)  # of Line
-    first: int = 0
-    saved: int = 0
-    stored: asyncio.Future[object] | None = None  # done when its row is in the store
-    task: asyncio.Task[None] | None = None
-    full: asyncio.Event = field(default_factory=asyncio.Event)  # the store should take lines now
-    room: asyncio.Event = field(default_factory=asyncio.Event)  # it has
-    _chars: int = 0
-    _watchers: set[asyncio.Event] = field(default_factory=set)
-
-    @property
-    def count(self) -> int:
-        return self.first + len(self.lines)
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.lines) and isinstance(self.lines[-1], End)
-
-    def add(self, line: Any) -> None:  # Any: a Line
-        """Let everybody who follows have it."""
-        self.lines.append(line.model_copy(update={"at": self.clock.now()}))
-        self._chars += _weight(line)
-        self._trim()
-        for watcher in self._watchers:
-            watcher.set()
-
-    async def emit(self, line: Any) -> None:  # Any: a Line
-        """`add` it, and wait while the store is far behind."""
-        self.add(line)
-        if self.count - self.saved >= UNSAVED:
-            self.full.set()
-            if self.count - self.saved >= 2 * UNSAVED and self.task is not None:
-                self.room.clear()
-                await self.room.wait()
-
-    def fresh(self) -> tuple[int, list[str]]:
-        """The number of the first line that is not in the store, and all from it on; they count as saved then."""
-        first = max(self.saved, self.first)
-        lines = [line.model_dump_json() for line in self.since(first)]
-        self.saved = self.count
-        self.full.clear()
-        return first, lines
-
-    def since(self, number: int) -> list[Any]:
-        return list(itertools.islice(self.lines, number - self.first, None))
-
-    def kept(self) -> None:
-        """What `fresh` gave is in the store."""
-        self.room.set()
-        self._trim()
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[asyncio.Event]:
-        watcher = asyncio.Event()
-        self._watchers.add(watcher)
-        try:
-            yield watcher
-        finally:
-            self._watchers.discard(watcher)
-
-    def _trim(self) -> None:
-        while self.first < self.saved and (len(self.lines) > KEPT_LINES or self._chars > KEPT_CHARS):
-            self._chars -= _weight(self.lines.popleft())
-            self.first += 1
 
 
 class Operations:
@@ -347,10 +266,6 @@ def _state(operation: Operation, end: End) -> str:
     if operation.cancelled_by:
         return "cancelled"
     return "refused" if end.exit == 6 else "failed"
-
-
-def _weight(line: Any) -> int:
-    return 200 + (len(line.text) if isinstance(line, Output) else 0)
 
 
 def exit_code(error: PghaError) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from pgha.common.errors import DefinitionError, HostError, Problem, Refused, UserError
-from pgha.master.operations import KEPT_LINES, UNSAVED, Operation, Operations
+from pgha.master.operation import KEPT_LINES, UNSAVED
+from pgha.master.operations import Operation, Operations
 from pgha.master.progress import End, Note, Output, Started
 from pgha.master.simulation import LoopClock, MemoryStore, play
 
