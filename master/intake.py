@@ -71,7 +71,13 @@ class Intake:
         self._settle(peer, high)
 
     def accepted(self, peer: Peer, message: Accept) -> None:
+        self._knows(peer, message.jid, message.att)
         self._answered(peer, message.jid, message.att, "accept", "")
+
+    def _knows(self, peer: Peer, jid: str, att: int) -> None:
+        """It has spoken of that job since its HELLO, so the job is not forgotten there."""
+        if peer.caught_up_at is not None and self._flights.get(jid, att, peer.name) is not None:
+            peer.open |= {(jid, att)}
 
     def refused(self, peer: Peer, message: Refuse) -> None:
         self._answered(peer, message.jid, message.att, "refuse", f"{message.why} {message.detail}".strip())
@@ -118,6 +124,8 @@ class Intake:
         rows: list[EventRow] = []
         told: dict[int, News] = {}
         for event in events:
+            if peer.caught_up_at is not None and event.seq > peer.caught_up_at:
+                self._knows(peer, event.jid, event.att)
             row, told[event.seq] = self._row(peer, event)
             rows.append(row)
         peer.storing += size

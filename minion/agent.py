@@ -202,13 +202,14 @@ class Agent:
 
     async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
         nonce = os.urandom(16)
+        open_jobs = self.journal.open_jobs()  # before `spool_hi`: the end of one that ends meanwhile comes after it
         hello = Hello(
             epoch=self.journal.epoch,
             spool_lo=self.journal.lowest(),
             spool_hi=self.journal.highest(),
             acked=self.journal.acked,
             mepoch=self.journal.master_epoch,
-            open=self.journal.open_jobs(),
+            open=open_jobs,
             facts=await asyncio.to_thread(survey, __version__),
             speaks=VERSION,
             nonce=nonce,
