@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from ..common.bus import Admission, Received, Router
@@ -23,6 +24,8 @@ from .knocks import Knocks
 from .store import MinionRow, Store
 
 log = logging.getLogger("pgha.enrolment")
+
+LOUD = 10  # knocks at once, on one connection, beyond what its address may; a minion knocks once
 
 
 class EnrolDesk:
@@ -53,7 +56,15 @@ class EnrolDesk:
 
     def _from_thread(self, batch: list[Received]) -> None:
         now = self._clock.monotonic()
-        heard = [received for received in batch if self._knocks.hear(received.address, now)]
+        heard, loud = [], Counter[bytes]()
+        for received in batch:
+            if self._knocks.hear(received.address, now):
+                heard.append(received)
+            else:
+                loud[received.route] += 1
+        for route, times in loud.items():
+            if times > LOUD:
+                self._router.kick(route)
         self._loop.call_soon_threadsafe(self._spawn, batch, heard)
 
     def _spawn(self, batch: list[Received], heard: list[Received]) -> None:
