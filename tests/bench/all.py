@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 from pgha.tests.bench.table import Row, about, note, options, text
 
 NAMES = ("ping", "fanout", "events", "files", "salt", "apply")
@@ -34,8 +35,15 @@ def main() -> None:
         note(f"== {name}")
         try:
             found: list[Row] = importlib.import_module(f"pgha.tests.bench.{name}").measure(arguments.quick)
-        except (RuntimeError, TimeoutError, OSError) as error:
-            found, broken = [Row(f"{name}: {error}".replace("\n", " ")[:200], "not measured", met=False)], broken + 1
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - what breaks costs its own rows only
+            found = [
+                Row(
+                    f"{name}: not measured: {type(error).__name__}: {str(error)[-150:]}".replace("\n", " "),
+                    "",
+                    met=False,
+                )
+            ]
+            broken += 1
         rows += found
     print(f"{shown}\n\n{text(rows)}")
     if arguments.json:

@@ -3,8 +3,8 @@
     swarm.py  <  one line of JSON that describes it, then orders, one JSON line each; answers come on stdout
 
 Rules:
-1. It behaves on the line as `minion/agent.py` does: HELLO first, a beat every 5 s, a sample every 5 s, a new connection
-   after BYE, after 20 s of silence, and, by way of the enrolment port, after 5 s without a WELCOME.
+1. It behaves on the line as `minion/agent.py` does: HELLO first, a beat and a sample every 5 s, a new connection after
+   BYE, after silence, and, by way of the enrolment port, when there is no WELCOME in time.
 2. What it says is `speech.py`'s.
 3. It ends when its stdin does.
 """
@@ -26,10 +26,12 @@ import zmq
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pgha.common.bus import _ready as minion_socket
 from pgha.common.keys import KeyPair
+from pgha.minion.agent import PING_S, SILENCE_S, WELCOME_S
+from pgha.minion.enrol import ANSWER_S
 from pgha.tests.bench.machine import raise_file_limit
 from pgha.tests.bench.speech import Bare, Frames, Mind, Pgha, Speech
 
-BEAT_S, SAMPLE_S, SILENCE_S, WELCOME_S, KNOCK_S = 5.0, 5.0, 20.0, 5.0, 3.0
+SAMPLE_S = 5.0
 TICK_S = 0.005
 
 
@@ -85,7 +87,7 @@ class Swarm:
         minion.mind.welcomed, minion.mind.rest_s = False, None
         self._by_fd[minion.fd] = minion
         self._poll.register(minion.fd, select.EPOLLIN)
-        self._later(minion, KNOCK_S if door else WELCOME_S, "patience")
+        self._later(minion, ANSWER_S if door else WELCOME_S, "patience")
         self._dirty.add(self._index[id(minion)])
 
     def disconnect(self, minion: Minion) -> None:
@@ -148,7 +150,7 @@ class Swarm:
         elif mind.welcomed and minion.stage == "greeting":
             minion.stage = "welcomed"
             self.welcomes += 1
-            self._later(minion, random.uniform(0, BEAT_S), "beat")
+            self._later(minion, random.uniform(0, PING_S), "beat")
             self._later(minion, random.uniform(0, SAMPLE_S), "sample")
         while mind.spool and mind.spool[0][0] <= mind.acked:
             self.delays.append(minion.heard - mind.spool.popleft()[1])
@@ -171,6 +173,8 @@ class Swarm:
         now = time.monotonic()
         if what == "connect":
             self.connect(minion)
+        elif not self._door:
+            return  # the floor says nothing by itself, so its silence means nothing
         elif what == "patience":
             if minion.stage == "greeting":
                 self.connect(minion, door=True)
@@ -183,7 +187,7 @@ class Swarm:
             if minion.acked_at_beat == minion.mind.acked < minion.mind.sent:
                 minion.mind.sent = minion.mind.acked  # a whole beat without an acknowledgement: once more
             minion.acked_at_beat = minion.mind.acked
-            self._later(minion, BEAT_S, "beat")
+            self._later(minion, PING_S, "beat")
         else:
             self._say(minion, self._speech.sample(minion.mind))
             self._later(minion, SAMPLE_S, "sample")
