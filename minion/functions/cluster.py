@@ -71,7 +71,7 @@ def etcd_reset(call: Call, doors: Doors) -> Outcome:
     if call.arguments != (ETCD_DATA,):
         raise wrong(call, f"the only PATH is {ETCD_DATA}")
     doors.system.perform(Unit("stop", "etcd"))
-    if not doors.system.names(f"{ETCD_DATA}/member/wal"):
+    if not etcd.has_log(doors.system, ETCD_DATA):
         doors.system.perform(Remove(ETCD_DATA, tree=True))
         return Outcome(ok=True, exit_code=0)
     kept = f"{ETCD_DATA}.lost-{int(doors.system.now())}"

@@ -41,8 +41,7 @@ def probe(look: Look, members: tuple[EtcdMember, ...] | None = None) -> EtcdSamp
     config = look.file(CONFIG)
     if config.kind != "file":
         return None
-    # a start that etcd refuses leaves member/snap behind; the log of votes is what makes it a member
-    present = bool(look.names(f"{data_directory(config.content or '')}/member/wal"))
+    present = has_log(look, data_directory(config.content or ""))
     healthy, why = health(look)
     # asked of one that answers, too: who was removed serves for a moment at every start, and has no leader
     gone = lost(look) if present and not healthy else ""
@@ -69,6 +68,14 @@ def health(look: Look) -> tuple[bool, str]:
         return False, f"etcd's /health answers {status} and no JSON"
     healthy = status == 200 and str(answer.get("health")).lower() == "true"
     return healthy, "" if healthy else f"etcd is not healthy: {answer.get('reason') or f'HTTP {status}'}"
+
+
+def has_log(look: Look, data: str) -> bool:
+    """Whether that data directory holds a log of votes, which is what makes it a member's.
+
+    A start that etcd refuses leaves member/snap behind, and one that is interrupted a file that is no log yet.
+    """
+    return any(name.endswith(".wal") for name in look.names(f"{data}/member/wal"))
 
 
 def lost(look: Look) -> str:

@@ -257,6 +257,7 @@ def test_what_a_refused_start_of_etcd_leaves_behind_is_no_data_of_a_member() -> 
     node = built()
     del node.files["/var/lib/etcd/pgha/member/wal/0.wal"]
     node.files["/var/lib/etcd/pgha/member/snap/db"] = FileFacts("file", "")
+    node.files["/var/lib/etcd/pgha/member/wal/0.tmp"] = FileFacts("file", "")
     assert not etcd_of(node).data_present
 
 
