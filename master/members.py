@@ -28,13 +28,16 @@ class Members:
     report: Report
     nodes: frozenset[str]
     rejoins: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)  # whose member was seen to be lost
     joined: set[str] = field(default_factory=set)  # by an apply that did not come to its end
 
     def lost(self, health: ClusterHealth) -> Replacement | None:
         """The member to replace, if that was asked for."""
-        lost = replacement(self.cluster, health)
-        asked = lost is not None and lost.node in self.nodes
-        return lost if asked else None
+        lost = replacement(self.cluster, health, self.forgotten)
+        if lost is None or lost.node not in self.nodes:
+            return None
+        self.forgotten.add(lost.node)
+        return lost
 
     async def replace(self) -> None:
         """One at a time: the next apply sees to the next, when this one counts."""

@@ -7,6 +7,7 @@ Data that is there counts as lost only when etcd says so at every start: damaged
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
@@ -46,8 +47,12 @@ def no_votes(health: ClusterHealth) -> bool:
     return all(fresh and (etcd is None or not (etcd.healthy or etcd.data_present)) for fresh, etcd in samples)
 
 
-def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
-    """The next member to replace or add; None when there is none, or no quorum that could decide it."""
+def replacement(cluster: Cluster, health: ClusterHealth, forgotten: Collection[str] = ()) -> Replacement | None:
+    """The next member to replace or add; None when there is none, or no quorum that could decide it.
+
+    `forgotten`: nodes whose member was lost a moment ago. systemd starts it again and again, and what such a start may
+    have written since is no vote of that member.
+    """
     if health.quorum.healthy < health.quorum.majority or not health.members:
         return None
     via = next((n.name for n in health.etcd_nodes if n.fresh and n.etcd in ("leader", "follower")), None)
@@ -56,7 +61,7 @@ def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
     for node in cluster.etcd_nodes:
         seen = health.node(node.name)
         sample = seen.sample.etcd if seen.sample else None
-        if not seen.fresh or (sample is not None and not _is_lost(sample)):
+        if not seen.fresh or (sample is not None and not _is_lost(sample, node.name in forgotten)):
             continue
         url = f"https://{node.address}:{cluster.etcd.peer_port}"
         member = next((m for m in health.members if url in m.peer_urls or m.name == node.name), None)
@@ -67,5 +72,5 @@ def replacement(cluster: Cluster, health: ClusterHealth) -> Replacement | None:
     return None
 
 
-def _is_lost(sample: EtcdSample) -> bool:
-    return not sample.healthy and (not sample.data_present or sample.lost != "")
+def _is_lost(sample: EtcdSample, forgotten: bool) -> bool:
+    return not sample.healthy and (forgotten or not sample.data_present or sample.lost != "")

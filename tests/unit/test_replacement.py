@@ -78,6 +78,16 @@ def test_what_a_member_said_before_it_was_healthy_again_does_not_count() -> None
     assert of(fake) is None
 
 
+def test_what_a_lost_member_has_written_since_is_no_vote_unless_it_is_healthy() -> None:
+    fake = FakeCluster()
+    fake.change("witness-node", "etcd", healthy=False, is_leader=False, member_id="")
+    assert of(fake) is None
+    found = replacement(fake.cluster, fake.health(), {"witness-node"})
+    assert found == Replacement("witness-node", "3", URL, "pg-node1", runs=True)
+    fake.change("witness-node", "etcd", healthy=True, member_id="3")
+    assert replacement(fake.cluster, fake.health(), {"witness-node"}) is None
+
+
 def test_damaged_data_of_two_of_three_members_is_nobodys_to_throw_away() -> None:
     fake = FakeCluster()
     for name in ("pg-node2", "witness-node"):
