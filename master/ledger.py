@@ -182,27 +182,34 @@ class Ledger:
 
         A job that never left this host is withdrawn: what was given up here must not begin later there.
         """
-        since = self._clock.monotonic()
-        while True:
-            try:
-                news = flight.news.get_nowait()
-            except asyncio.QueueEmpty:
-                try:
-                    news = await asyncio.wait_for(flight.news.get(), 1.0)
-                except asyncio.TimeoutError:
-                    peer = self._exchange.peer(flight.node)
-                    heard = max(peer.heard if peer else since, since)
-                    if self._clock.monotonic() - heard > silence_s:
-                        if not flight.sent:
-                            await self._flights.move(
-                                flight, "withdrawn", "its minion is not connected; nothing was sent"
-                            )
-                        yield "silent"
-                        return
-                    continue
-            yield news
-            if isinstance(news, Outcome) or news in jobs.ENDED:
-                return
+        since, getter = self._clock.monotonic(), None
+        try:
+            while True:
+                if getter is None and not flight.news.empty():
+                    news = flight.news.get_nowait()
+                else:
+                    getter = getter or asyncio.create_task(flight.news.get())
+                    await asyncio.wait([getter], timeout=1.0)
+                    if not getter.done():
+                        if self._silent(flight, since, silence_s):
+                            if not flight.sent:
+                                text = "its minion is not connected; nothing was sent"
+                                await self._flights.move(flight, "withdrawn", text)
+                            yield "silent"
+                            return
+                        continue
+                    news, getter = getter.result(), None
+                yield news
+                if isinstance(news, Outcome) or news in jobs.ENDED:
+                    return
+        finally:
+            if getter is not None:
+                getter.cancel()
+
+    def _silent(self, flight: Flight, since: float, silence_s: float) -> bool:
+        peer = self._exchange.peer(flight.node)
+        heard = max(peer.heard if peer else since, since)
+        return self._clock.monotonic() - heard > silence_s
 
     async def cancel(self, flight: Flight) -> None:
         """End it: here when it never left this host, else where it runs."""

@@ -25,7 +25,7 @@ class Fetcher:
         self._waiting: dict[str, list[asyncio.Queue[Chunk]]] = {}
 
     def fetch(self, sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
-        """Write it to `file`. Raises HostError: cancelled, not to be had, not what it should be, a disk that refuses."""
+        """Write it to `file`. Raises HostError when it cannot be had, is not what it should be, or was cancelled."""
         try:
             asyncio.run_coroutine_threadsafe(self._fetch(sha256, size, file, cancelled), self._loop).result()
         except OSError as error:

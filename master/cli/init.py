@@ -38,4 +38,4 @@ def command(screen: Terminal, listen: str, supersede: bool) -> None:
     for key, value in made.items():
         if key != "created":  # a person needs the fingerprint; a script may need to know
             screen.result(f"{key}: {value}")
-    screen.progress("Next:  systemctl enable --now pgha-master, then  pgha-master keys token")
+    screen.progress("Next:  systemctl enable --now pgha-master, then  pgha-master enrol CLUSTER")

@@ -202,11 +202,6 @@ def test_the_error_points_at_the_character() -> None:
     assert expression[pointer.index("^")] == "r"
 
 
-def test_what_is_not_a_number_is_not_known() -> None:
-    broken = known("debian", "13", "trixie", disk=float("nan"), lag=None, pg=0)
-    assert match("disk>0 or disk<=100% or disk!=1%", [TargetNode("n", known=broken)]) == []
-
-
 def test_a_node_of_two_clusters_is_named_once() -> None:
     twice = [TargetNode("n", "a"), TargetNode("n", "b")]
     assert match("*", twice) == ["n"]
