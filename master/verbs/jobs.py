@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,8 +13,10 @@ from ...common.errors import Refused, UserError
 from ...common.results import Outcome
 from .. import jobs
 from ..control import Arguments, Request
-from ..flights import Flight
+from ..fleet import output
+from ..flights import Flight, Output
 from ..progress import End, NodeDone, Note
+from ..progress import Output as OutputLine
 from ..runs import RunRequest, tally
 from ..server import Master
 from ..store.operations import OperationJob, OperationRow
@@ -57,20 +60,18 @@ async def show(master: Master, request: Request) -> AsyncIterator[Any]:
     """What was said, and how each node stands; with `follow` on to the End."""
     wanted = request.read(Show)
     row = await find(master, wanted.id)
-    if wanted.follow:
-        async for line in master.operations.replay(row.id):
-            yield line
-        return
-    async for line in master.operations.so_far(row.id):
+    lines = master.operations.replay(row.id) if wanted.follow else master.operations.so_far(row.id)
+    async for line in _and_since(master, row.id, lines):
         yield line
-    yield await _closing(master, row.id)
+    if not wanted.follow:
+        yield await _closing(master, row.id)
 
 
 async def log(master: Master, request: Request) -> AsyncIterator[Any]:
     """All that is kept of it, or of one of its nodes."""
     wanted = request.read(Log)
     row = await find(master, wanted.id)
-    async for line in master.operations.so_far(row.id):
+    async for line in _and_since(master, row.id, master.operations.so_far(row.id)):
         if not wanted.node or getattr(line, "node", wanted.node) == wanted.node:
             yield line
     end = await _closing(master, row.id, wanted.node)
@@ -146,6 +147,29 @@ async def _again(
         return
     async for line in begin(master, request, order.model_copy(update={"nodes": tuple(nodes)})):
         yield line
+
+
+async def _and_since(master: Master, identity: str, lines: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """These lines and, before their End, what was put out by nodes that had been given up as silent by then."""
+    told: Counter[str] = Counter()
+    silent, end = set(), None
+    async for line in lines:
+        if isinstance(line, End):
+            end = line
+            continue
+        if isinstance(line, OutputLine):
+            told[line.node] += 1
+        elif isinstance(line, NodeDone) and line.state in (*jobs.OPEN, "unknown"):
+            silent.add(line.node)
+        yield line
+    for job in await _newest(master, identity) if silent else ():
+        if job.node in silent:
+            for body in await master.store.output_of(job.jid, told[job.node]):
+                said = json.loads(body)
+                late = output(job.node, Output(str(said["stream"]), str(said["text"])))
+                yield late.model_copy(update={"at": job.ended or master.clock.now()})
+    if end is not None:
+        yield end
 
 
 # ---- looking things up
