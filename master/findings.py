@@ -84,8 +84,11 @@ def _quorum(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
         return
     for node in health.etcd_nodes:
         if node.etcd in ("down", "unhealthy", "-"):
-            error = node.sample.etcd.error if node.sample and node.sample.etcd else "not configured"
+            sample = node.sample.etcd if node.sample else None
+            error = sample.error if sample else "not configured"
+            lost = sample is not None and bool(sample.lost)
             fix = f"pgha-master run {node.name} -- journalctl -u etcd -n 50"
+            fix = f"pgha-master apply {health.cluster}" if lost else fix
             yield Finding("warning", f"etcd on {node.name} is {node.etcd.replace('-', 'not there')}: {error}", fix)
         if node.sample and node.sample.etcd and node.sample.etcd.alarms:
             alarms = ", ".join(node.sample.etcd.alarms)

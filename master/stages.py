@@ -51,7 +51,7 @@ LEADER = Stage("patroni: first node", ("patroni",), "a leader runs", gates.leade
 
 STAGES = (
     Stage("base", ("hardening", "pki", "firewall"), "", nothing_to_ask, 0.0),
-    Stage("etcd", ("etcd",), "etcd has a leader and every member is healthy", gates.etcd_healthy, 90.0),
+    Stage("etcd", ("etcd",), "etcd has a leader and its members are healthy", gates.etcd_healthy, 90.0),
     Stage(
         "patroni",
         ("patroni",),

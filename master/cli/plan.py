@@ -71,5 +71,6 @@ def command(
     finish(screen, end)
     changes = bool(plans and plans[0].change_count)
     if not screen.as_json and plans:
-        screen.progress(f"Run:  pgha-master apply {name}" if changes else "Nothing to do.")
+        again = " ".join([name, *(f"--node {node}" for node in nodes), *(f"--only {one}" for one in only)])
+        screen.progress(f"Run:  pgha-master apply {again}" if changes else "Nothing to do.")
     leave(exits.CHANGES if changes and detailed_exitcode else exits.OK)

@@ -269,7 +269,7 @@ def test_a_gate_that_never_opens_fails_at_its_deadline_with_what_was_seen_last(
     last = end(lines)
     assert last.exit == 1
     assert last.message == (
-        "etcd: waited 90 s until etcd has a leader and every member is healthy: "
+        "etcd: waited 90 s until etcd has a leader and its members are healthy: "
         "etcd on witness-node is not healthy: connection refused"
     )
     failed = next(line for line in lines if isinstance(line, Gate) and line.state == "failed")
