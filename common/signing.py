@@ -5,7 +5,7 @@ fixed word and a msgpack list of every field that matters, so no signature of on
 
 Rules:
 1. A job is for one minion, one attempt, one document, until one deadline, of one run of the master.
-2. A WELCOME holds the nonce of the HELLO it answers: the master's time in it is of this moment.
+2. A WELCOME is for one minion and holds the nonce of the HELLO it answers: the master's time in it is of this moment.
 3. The next keys of a master are signed with the key it has.
 """
 
@@ -69,9 +69,8 @@ def _job(job: Job) -> bytes:
 
 
 def _welcome(welcome: Welcome, nonce: bytes) -> bytes:
-    return _text(
-        b"pgha welcome", nonce, welcome.name, welcome.mepoch, welcome.now_ms, welcome.version, welcome.signing_key
-    )
+    fields = (welcome.mepoch, welcome.now_ms, welcome.version, welcome.hw, welcome.credit, welcome.credit_bytes)
+    return _text(b"pgha welcome", nonce, welcome.name, *fields, welcome.signing_key)
 
 
 def _successor(successor: Successor) -> bytes:

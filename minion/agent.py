@@ -240,6 +240,8 @@ class Agent:
                 "who answers has the master's CURVE key and not its signing key; not obeyed. If the master was set up "
                 f"anew: remove {self.trust.path} and enrol again"
             )
+        if welcome.name != self.settings.name:
+            raise BusError(f"that WELCOME is for {welcome.name}, and this is {self.settings.name}; not obeyed")
         if welcome.mepoch < self.journal.master_epoch:
             raise BusError("this master has been replaced by a newer one; not taking orders from it")
         if welcome.mepoch > self.journal.master_epoch:
