@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 
 class Impact(str, Enum):
@@ -62,7 +62,7 @@ class ResourceResult(BaseModel):
     status: Status
     changes: tuple[ChangeView, ...] = ()
     reason: str = ""
-    seconds: float = 0.0
+    seconds: NonNegativeFloat = 0.0
     expected: bool = False  # a dry run's guess: something it requires is itself not there yet
 
 
@@ -80,4 +80,4 @@ class Outcome(BaseModel):
     skipped: int = 0
     exit_code: int | None = None  # of an ad-hoc command
     data: dict[str, object] = {}  # of an ad-hoc function
-    seconds: float = 0.0
+    seconds: NonNegativeFloat = 0.0

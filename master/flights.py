@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -124,10 +125,12 @@ def payload(flight: Flight) -> bytes:
 def read_json(text: str) -> Any:
     """Raises ValueError, also for what breaks whoever is shown or stores it, and RecursionError when it is deep."""
 
-    def no_number(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
+    def finite(word: str) -> float:
+        if math.isfinite(number := float(word)):
+            return number
+        raise ValueError(f"{word} is no JSON, or larger than any number")
 
-    value = json.loads(text, parse_constant=no_number)
+    value = json.loads(text, parse_constant=finite, parse_float=finite)
     if "\\ud" in text.lower():
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
     return value

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ..common.clock import Clock
 from ..common.errors import PghaError, Refused, UserError
@@ -157,7 +157,7 @@ class Operations:
 
     async def stored(self, identity: str, first: int = 0) -> list[Any]:
         """A page of its stored lines."""
-        return [LINE.validate_json(text) for text in await self._store.lines(identity, first, PAGE)]
+        return [read_line(text) for text in await self._store.lines(identity, first, PAGE)]
 
     async def replay(self, identity: str) -> AsyncIterator[Any]:
         """The lines of an operation, running or ended. Raises UserError when there is none of that id."""
@@ -257,6 +257,14 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def read_line(text: str) -> Any:  # a Line
+    """As it was stored. One that cannot be read is told as that: the others are still worth to be read."""
+    try:
+        return LINE.validate_json(text)
+    except ValidationError:
+        return Note(level="warning", text="a line of this was stored that cannot be read")
 
 
 def _state(operation: Operation, end: End) -> str:

@@ -22,7 +22,7 @@ from ..common.results import Outcome
 from . import jobs
 from .fleet import Answer, output
 from .flights import Flight, Output
-from .operations import LINE, RESTARTED, Operation, Operations
+from .operations import RESTARTED, Operation, Operations, read_line
 from .progress import End, Note
 from .runs import Base, Run, RunRequest
 from .store.operations import OperationJob, OperationRow
@@ -76,7 +76,7 @@ async def recall(store: Memory, now: float) -> list[Recalled]:
     found = []
     for row in await store.open_operations():
         count = await store.count_lines(row.id)
-        last = LINE.validate_json((await store.lines(row.id, count - 1))[0]) if count else None
+        last = read_line((await store.lines(row.id, count - 1))[0]) if count else None
         request = _request(row)
         if isinstance(last, End):  # stored a moment before the state was
             state = "done" if last.exit in (0, 3) else "failed"
@@ -164,5 +164,8 @@ def _standing(one: Recalled, flights: dict[str, Flight]) -> tuple[dict[str, Answ
 
 def answered(job: OperationJob) -> Answer:
     """What the store knows of a job."""
-    outcome = Outcome.model_validate_json(job.outcome) if job.outcome else None
+    try:
+        outcome = Outcome.model_validate_json(job.outcome) if job.outcome else None
+    except ValidationError:
+        outcome = None
     return Answer(job.node, job.state, outcome=outcome, message=job.message)
