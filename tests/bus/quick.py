@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class Child:
 class _Forked(Daemon):
     nursery: Any = None
     failpoints: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
+    start_s: float = 0.0  # how far its clock is ahead
 
     @property
     def alive(self) -> bool:
@@ -103,15 +103,23 @@ class _Forked(Daemon):
 
     def arm(self, failpoints: str) -> None:
         """From now on; a start arms `failpoints` of this object."""
+        self._tell(failpoints, self.start_s)
+
+    def shift(self, seconds: float) -> None:
+        """Its clock is that much ahead from now on; `start_s` is for a start."""
+        self._tell("", seconds)
+
+    def _tell(self, failpoints: str, shift_s: float) -> None:
         orders = self.root / "failpoints"
-        orders.with_suffix(".new").write_text(failpoints)
+        orders.with_suffix(".new").write_text(json.dumps({"failpoints": failpoints, "shift_s": shift_s}))
         orders.with_suffix(".new").replace(orders)
         assert self.process is not None
         self.process.send_signal(signal.SIGUSR2)
-        until("the failpoints armed", lambda: not orders.exists() or not self.alive)
+        until("that it does so", lambda: not orders.exists() or not self.alive)
 
     def fork(self, what: str) -> None:
-        child: Any = self.nursery.fork(what, self.root, {"PGHA_FAILPOINTS": self.failpoints, **self.extra})
+        environment = {"PGHA_FAILPOINTS": self.failpoints, "PGHA_TEST_SHIFT_S": str(self.start_s)}
+        child: Any = self.nursery.fork(what, self.root, environment)
         self.process = child
 
 

@@ -72,10 +72,10 @@ class Rogue:
     def say(self, message: Message, version: int = VERSION) -> None:
         self._router.send("n1", self._route, encode(message, version))
 
-    def job(self, **changed: Any) -> Job:
+    def job(self, script: str = EFFECT, **changed: Any) -> Job:
         """One that leaves an effect; not signed."""
         token, now = self.site.token(), self.now_ms()
-        words = f": {token}; " + EFFECT.format(token=token, effects=self.site.effects)
+        words = f": {token}; " + script.format(token=token, effects=self.site.effects)
         call = {"function": "cmd", "arguments": ["sh", "-c", words], "timeout_s": 30.0}
         text = json.dumps(call).encode()
         values: dict[str, Any] = {

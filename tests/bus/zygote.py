@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from pgha.common import failpoint
@@ -20,6 +21,9 @@ from pgha.master import daemon, ledger, verbs  # noqa: F401 - imported so that n
 from pgha.master.setup import load_settings  # noqa: F401 - as above
 from pgha.minion import agent, apt, cli, host, journal, settings, telemetry, trust, worker  # noqa: F401 - as above
 from pgha.minion.functions import upgrade  # noqa: F401 - as above
+
+now = time.time
+shifted = [0.0]  # seconds that this daemon's clock is ahead
 
 
 def live(what: str) -> None:
@@ -44,6 +48,8 @@ def become(request: dict[str, object]) -> None:
     agent.PING_S, agent.SILENCE_S, agent.WELCOME_S, agent.BACKOFF_S = 1.0, 5.0, 3.0, (0.2, 1.0)
     ledger.RESEND_S = 1.0  # what is waited for comes five times as fast
     arm(os.environ.get(failpoint.VARIABLE, ""))
+    time.time = lambda: now() + shifted[0]
+    shifted[0] = float(os.environ.get("PGHA_TEST_SHIFT_S", "0"))
     orders = Path(str(request["root"])) / "failpoints"
     signal.signal(signal.SIGUSR2, lambda *_: obey(orders))
     code = 1
@@ -62,8 +68,10 @@ def arm(text: str) -> None:
 
 
 def obey(orders: Path) -> None:
-    """SIGUSR2: arm what the file says, without a restart; it is gone when that has been done."""
-    arm(orders.read_text())
+    """SIGUSR2: do what the file says, without a restart; it is gone when that has been done."""
+    wanted = json.loads(orders.read_text())
+    arm(wanted["failpoints"])
+    shifted[0] = wanted["shift_s"]
     orders.unlink()
 
 
