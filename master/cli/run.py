@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -101,17 +101,30 @@ def command(
     arguments: dict[str, object] = {"target": target, "function": function, "argv": argv, "args": list(args)}
     arguments |= {"batch": batch, "canary": canary, "max_fail": max_fail, "timeout_s": timeout_s}
     arguments |= {"force_unsafe": force_unsafe, "blob": _blob(ctx, function, local)}
+    lines = request("run", arguments)
     answers = Answers(screen, fold, files.take if files else None)
     try:
-        _show(screen, answers, fold, request("run", arguments), detach)
+        _show(screen, answers, fold, _written(lines, files) if files and screen.as_json else lines, detach, files)
     finally:
         if files:
             files.close()
 
 
-def _show(screen: Terminal, answers: Answers, fold: bool, lines: Iterable[Line], detach: bool) -> None:
+def _written(lines: Iterable[Line], files: Files) -> Iterator[Line]:
+    """With --json no answer is shown, and the files are written all the same."""
+    for line in lines:
+        if line.kind == "node_done" or (line.kind == "output" and line.stream == "bytes"):
+            files.take(line)
+        yield line
+
+
+def _show(
+    screen: Terminal, answers: Answers, fold: bool, lines: Iterable[Line], detach: bool, files: Files | None = None
+) -> None:
     follower = Follower(screen, answers.take)
     end = follower.follow(lines, detach)
+    if files and files.failed and end.exit == exits.OK:
+        end = end.model_copy(update={"exit": exits.PARTIAL, "message": "not every file was written here"})
     if not screen.as_json:
         if fold:
             screen.result(*answers.folded())

@@ -111,7 +111,8 @@ class Files:
         del self._open[node]
         there = path.with_name(self._name)
         path.replace(there)
-        self._screen.result(f"{node}  {there}")
+        if not self._screen.as_json:
+            self._screen.result(f"{node}  {there}")
 
     def _drop(self, node: str) -> None:
         if node in self._open:

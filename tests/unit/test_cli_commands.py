@@ -695,6 +695,24 @@ def test_a_file_that_comes_is_written_under_its_node_for_its_owner_alone(daemon:
     assert str(into / "a/hosts") in result.stdout
 
 
+def test_with_json_a_file_is_written_as_well_and_stdout_is_json_only(daemon: Daemon, root: Path) -> None:
+    daemon.answers["run"] = [*pieces("a", b"content of a"), NodeDone(node="a", state="done"), End()]
+    result = run("run", "*", "file.get", "/etc/hosts", "--into", str(root / "into"), "--json")
+    assert (root / "into/a/hosts").read_bytes() == b"content of a"
+    assert [json.loads(line)["kind"] for line in result.stdout.splitlines()][-2:] == ["node_done", "end"]
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_file_that_could_not_be_written_here_is_no_success(daemon: Daemon, root: Path, options: list[str]) -> None:
+    daemon.answers["run"] = [*pieces("a", b"content of a"), NodeDone(node="a", state="done"), End()]
+    (root / "into").mkdir()
+    (root / "into/a").touch()
+    result = run("run", "*", "file.get", "/etc/hosts", "--into", str(root / "into"), *options)
+    assert result.exit_code == 4
+    assert "a: the file was not written" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["..", ".", "../../x", "/etc", "a/b", "", "A", "a\n"])
 def test_no_name_from_the_wire_becomes_part_of_a_path(daemon: Daemon, root: Path, name: str) -> None:
     daemon.answers["run"] = [*pieces(name, b"evil"), NodeDone(node=name, state="done"), End()]
