@@ -153,7 +153,7 @@ class Agent:
         self._stopping.set()
 
     async def run(self) -> None:
-        beside = [asyncio.create_task(self._sample()), asyncio.create_task(self._tidy())]
+        beside = [asyncio.create_task(work) for work in (self._sample(), self._tidy(), self._give_up())]
         low, high = BACKOFF_S
         pause = low
         self._orders = Orders(self.settings.name, self.journal, self.worker, self._answer)
@@ -384,6 +384,12 @@ class Agent:
                 await asyncio.to_thread(self.journal.tidy, self._line.now_ms())
             except HostError as error:
                 log.error("%s", error)
+
+    async def _give_up(self) -> None:
+        """What waits for its turn and is cancelled or too late is told as that within a heartbeat."""
+        while True:
+            await asyncio.sleep(PING_S)
+            await asyncio.to_thread(self.worker.give_up)
 
     async def _sample(self) -> None:
         """Telemetry is never kept: a sample goes out when there is a line, or not at all."""

@@ -5,6 +5,7 @@ The worker decides nothing about connections: `wake` tells the agent that the jo
 `ended` that a job is over.
 
 While the spool is full, or the disk refuses, work waits: nothing that happened is left out, and nothing new begins.
+A job that was cancelled, or whose deadline came, while it waited for whatever it was never begins.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class _Current:
     job: Job
     since: float
     resource: str = ""
+    document: bytes = b""
+    turn: threading.Lock = field(default_factory=threading.Lock)  # who has it begins it, or tells that it never will
     came: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))  # also counts suspended time
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -106,6 +109,19 @@ class Worker:
             for c in list(self._current.values())
         )
 
+    def give_up(self) -> None:
+        """End what waits for its turn and must not begin any more: it is told now, and not when its turn would come."""
+        for current in list(self._current.values()):
+            over = _over(current)
+            if over is None or current.job.query or not current.turn.acquire(blocking=False):
+                continue
+            try:
+                self._never(current, over)
+            except HostError:
+                current.turn.release()  # the disk refuses; the next try is soon enough
+                return
+            self._leave(current)
+
     def close(self) -> None:
         """Cancel everything; what ends within `LEAVE_S` still has its end in the journal."""
         self._closing.set()
@@ -117,26 +133,28 @@ class Worker:
         wait(self._turns, LEAVE_S)
 
     def _turn(self, current: _Current) -> None:
+        if not current.turn.acquire(blocking=False):
+            return  # it has ended
         try:
             self._run(current)
         except Exception:
             log.exception("the end of job %s is not in the journal", current.job.jid)
-        finally:
-            self._current.pop((current.job.jid, current.job.att), None)
+        self._leave(current)
+
+    def _leave(self, current: _Current) -> None:
+        self._current.pop((current.job.jid, current.job.att), None)
         self._wake()
         self._ended()
 
     def _run(self, current: _Current) -> None:
         job = current.job
         self._wait_for_room(current)
-        if current.cancelled.is_set() or _too_late(current):
-            kind: EventKind = "cancelled" if current.cancelled.is_set() else "expired"
-            self._insist(lambda: self._journal.finish(job.jid, job.att, kind, {"reason": "it had not begun"}))
+        outcome = self._outcome(current, self._have_document)
+        if not self._begin(current):
             return
-        self._insist(lambda: self._journal.start(job.jid, job.att))
-        self._wake()
         current.since, current.resource = time.monotonic(), ""
-        outcome = self._outcome(current, self._call if job.mode == "call" else self._converge)
+        if outcome.ok:
+            outcome = self._outcome(current, self._call if job.mode == "call" else self._converge)
         reach("worker.effect.after")
         if current.cancelled.is_set() and not outcome.ok:
             why = "the minion was stopped" if self._closing.is_set() else "cancelled"
@@ -144,6 +162,19 @@ class Worker:
             self._insist(lambda: self._journal.finish(job.jid, job.att, "cancelled", {"reason": reason}))
         else:
             self._insist(lambda: self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json")))
+
+    def _begin(self, current: _Current) -> bool:
+        """Write down that it begins; or that it never will, when it was over before that was written."""
+        job = current.job
+        self._insist(lambda: self._journal.start(job.jid, job.att), lambda: _over(current) is not None)
+        over = _over(current)
+        if over is not None:
+            self._insist(lambda: self._never(current, over))
+        self._wake()
+        return over is None
+
+    def _never(self, current: _Current, over: EventKind) -> None:
+        self._journal.finish(current.job.jid, current.job.att, over, {"reason": "it had not begun"})
 
     def _outcome(self, current: _Current, work: Callable[[_Current], Outcome]) -> Outcome:
         """What came of it, whatever went wrong."""
@@ -155,9 +186,9 @@ class Worker:
             log.exception("job %s broke", current.job.jid)
             return Outcome(ok=False, message=f"internal error: {type(error).__name__}; see journalctl -u pgha-minion")
 
-    def _insist(self, write: Callable[[], None]) -> None:
+    def _insist(self, write: Callable[[], None], give_up: Callable[[], bool] = lambda: False) -> None:
         """Write it down, and wait for a disk that refuses. Raises HostError only when the minion stops meanwhile."""
-        while True:
+        while not give_up():
             try:
                 write()
             except HostError as error:
@@ -194,14 +225,15 @@ class Worker:
             self._current.pop((job.jid, job.att), None)
         answer(Answer(jid=job.jid, att=job.att, out=tuple(said), outcome=outcome.model_dump_json().encode()))
 
-    def _document(self, current: _Current) -> bytes:
+    def _have_document(self, current: _Current) -> Outcome:
         """The job's document; a large one has to be fetched."""
         job = current.job
-        if job.document or not job.size:
-            return job.document
-        file = BytesIO()
-        self._fetch(job.sha256, job.size, file, current.cancelled.is_set)
-        return file.getvalue()
+        current.document = job.document
+        if job.size and not job.document:
+            current.resource, file = "fetching its document", BytesIO()
+            self._fetch(job.sha256, job.size, file, lambda: _over(current) is not None)
+            current.document = file.getvalue()
+        return Outcome(ok=True)
 
     def _doors(self, current: _Current, output: Callable[[str, str], None]) -> Doors:
         stop = current.cancelled.is_set
@@ -219,7 +251,7 @@ class Worker:
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        order = json.loads(self._document(current))
+        order = json.loads(current.document)
         resources = decode(order["resources"])
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
@@ -265,7 +297,7 @@ class Worker:
             self._insist(lambda: self._journal.record(job.jid, job.att, "out", {"stream": stream, "text": text}))
             self._wake()
 
-        request = Call.model_validate_json(self._document(current))
+        request = Call.model_validate_json(current.document)
         current.resource = request.function
         held_s = 0.0
         try:
@@ -275,6 +307,13 @@ class Worker:
             if self._held_until:
                 self._held_until = time.monotonic() + held_s
         return outcome
+
+
+def _over(current: _Current) -> EventKind | None:
+    """Why it must not begin any more, if so; once it is, it stays so."""
+    if current.cancelled.is_set() or _too_late(current):
+        return "cancelled" if current.cancelled.is_set() else "expired"
+    return None
 
 
 def _too_late(current: _Current) -> bool:

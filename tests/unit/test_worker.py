@@ -6,6 +6,7 @@ import hashlib
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,6 +239,109 @@ def test_what_changes_something_is_not_answered_as_a_query(bench: Bench, functio
     bench.worker.ask(job, answers.put)
     assert json.loads(answers.get(timeout=WAIT_S).outcome)["ok"] is False
     assert bench.system.performed == []
+
+
+def test_a_job_that_waits_for_its_turn_is_told_as_over_before_that_turn_comes(bench: Bench) -> None:
+    bench.submit(files("a"))
+    assert bench.system.reached.wait(WAIT_S)
+    late, unwanted, good = bench.submit(files("b", ttl_ms=0)), bench.submit(files("c")), bench.submit(files("d"))
+    bench.worker.cancel(unwanted.jid, 1)
+    bench.worker.give_up()
+    assert [kind for kind, _ in bench.events(late)] == ["expired"]
+    assert [kind for kind, _ in bench.events(unwanted)] == ["cancelled"]
+    assert bench.events(good) == []
+    assert not bench.worker.has(late.jid, 1)
+    bench.wait(4)
+    assert bench.outcome(good)["ok"] is True
+    assert [len(bench.events(job)) for job in (late, unwanted)] == [1, 1]
+    assert set(bench.system.files) == {"/etc/a", "/etc/d"}
+
+
+def test_what_runs_is_not_given_up_when_its_deadline_comes(bench: Bench) -> None:
+    job = bench.submit(files("a", ttl_ms=200))
+    assert bench.system.reached.wait(WAIT_S)
+    while time.clock_gettime(time.CLOCK_BOOTTIME) - bench.worker._current[job.jid, 1].came < 0.3:
+        bench.worker.give_up()
+    bench.worker.give_up()
+    bench.wait()
+    assert bench.outcome(job)["ok"] is True
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_a_job_that_must_not_begin_when_the_disk_takes_its_start_at_last_never_begins(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
+    refused, full, start = threading.Event(), threading.Event(), bench.journal.start
+    full.set()
+    job = files("a", ttl_ms=100 if end == "expired" else 60_000)
+
+    def refuse(jid: str, att: int) -> None:
+        if full.is_set():
+            refused.set()
+            raise HostError("the journal does not take the write: disk full")
+        start(jid, att)
+
+    monkeypatch.setattr(bench.journal, "start", refuse)
+    bench.submit(job)
+    assert refused.wait(WAIT_S)
+    if end == "cancelled":
+        bench.worker.cancel(job.jid, 1)
+    bench.wait()
+    full.clear()
+    assert [kind for kind, _ in bench.events(job)] == [end]
+    assert bench.system.files == {}
+
+
+def test_a_job_that_must_not_begin_when_its_start_is_written_at_last_has_no_effect(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk took its time for it."""
+    start = bench.journal.start
+
+    def slow(jid: str, att: int) -> None:
+        start(jid, att)
+        bench.worker.cancel(jid, att)
+
+    monkeypatch.setattr(bench.journal, "start", slow)
+    job = bench.submit(files("a"))
+    bench.wait()
+    assert [kind for kind, _ in bench.events(job)] == ["started", "cancelled"]
+    assert bench.system.files == {}
+
+
+def test_a_large_document_that_comes_after_the_deadline_is_not_applied(bench: Bench) -> None:
+    whole = files("a", ttl_ms=200)
+    asked = threading.Event()
+
+    def slow(sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        asked.set()
+        while not cancelled():
+            asked.wait(0.01)
+        file.write(whole.document)
+
+    bench.worker._fetch = slow
+    job = bench.submit(whole.model_copy(update={"document": b"", "size": len(whole.document)}))
+    bench.wait()
+    assert asked.is_set()
+    assert [kind for kind, _ in bench.events(job)] == ["expired"]
+    assert bench.system.files == {}
+
+
+def test_a_large_document_that_cannot_be_had_fails_its_job(bench: Bench) -> None:
+    whole = files("a")
+
+    def refuse(sha256: str, size: int, file: BinaryIO, cancelled: Callable[[], bool]) -> None:
+        raise HostError("the master does not give its file: gone")
+
+    bench.worker._fetch = refuse
+    job = bench.submit(whole.model_copy(update={"document": b"", "size": len(whole.document)}))
+    bench.wait()
+    assert [kind for kind, _ in bench.events(job)] == ["started", "done"]
+    assert (bench.outcome(job)["ok"], bench.outcome(job)["message"]) == (
+        False,
+        "the master does not give its file: gone",
+    )
 
 
 def test_work_waits_for_a_disk_that_refuses_and_goes_on_when_it_does_not(
