@@ -44,6 +44,7 @@ class Flight:
     operation: str = ""
     blob: str = ""  # SHA-256 of a file that its call may fetch
     deadline: float = float("inf")  # monotonic
+    named: float = float("-inf")  # monotonic; its minion said then that it was there
     next_send: float = 0.0
     sent: bool = False  # it may have reached its minion, now or ever
     resend: bool = True

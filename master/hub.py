@@ -53,7 +53,7 @@ from .feed import chunks
 from .flights import Flight, Flights, News, Output
 from .intake import Intake
 from .ledger import Ledger
-from .peers import Peer, cost
+from .peers import BAD_COST_BYTES, Peer, cost
 from .rotation import KeyFiles, Rotation
 from .store import Store
 from .vault import Vault
@@ -67,6 +67,7 @@ QUARANTINE_S = 60.0
 STUCK_S = 20.0
 FAREWELL_S = 0.3  # for the last word to go out, before the connection is shut
 NOTIFY_S = 0.05
+AHEAD = 1.25  # times the credit, in bytes: what a minion cannot have on its way is not taken
 ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
 SignRequest = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
@@ -219,7 +220,7 @@ class Hub:
 
     def _cut_off(self, peer: Peer, why: str) -> None:
         log.error("%s is cut off for %d s: %s", peer.name, QUARANTINE_S, why)
-        peer.heard = float("-inf")
+        peer.leave()
         peer.trouble = why
         for key in [key for key, name in self._names.items() if name == peer.name]:
             self._quarantined[key] = self._clock.monotonic() + QUARANTINE_S
@@ -234,7 +235,7 @@ class Hub:
     def _disconnected(self, route: bytes) -> None:
         peer = self.peers.get(self._routes.get(route, ""))
         if peer is not None and peer.route == route:
-            peer.heard = float("-inf")
+            peer.leave()
 
     def _from_thread(self, batch: list[Received]) -> None:
         self._loop.call_soon_threadsafe(self._sort, batch)
@@ -262,7 +263,11 @@ class Hub:
             self.offend(peer, f"a message that breaks its reader: {type(error).__name__}")
 
     def _hear(self, streams: dict[str, list[Event]], peer: Peer, received: Received) -> None:
-        message, size = decode(received.frames, FROM_MINION), len(received.frames[1])
+        try:
+            message, size = decode(received.frames, FROM_MINION), len(received.frames[1])
+        except BusError:
+            self.charge(peer, sum(map(len, received.frames)) / BAD_COST_BYTES)  # to find out took longest
+            raise
         if isinstance(message, Event) and received.route == peer.route:
             self._stream(streams, peer, message)
         elif self.charge(peer, cost(message, size)):
@@ -271,7 +276,7 @@ class Hub:
     def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
         """Events that came together are stored together. What is far beyond the credit is not taken, and costs."""
         peer.heard = self._clock.monotonic()
-        if peer.storing > 2 * peer.most:
+        if peer.storing > AHEAD * peer.most:
             self.charge(peer, cost(event, len(event.body)))
             return
         events = streams.setdefault(peer.name, [])
@@ -293,7 +298,7 @@ class Hub:
             peer.sample, peer.sampled = message.sample, now
             self._notify_soon()
         elif isinstance(message, Ping):
-            peer.running, peer.trouble = message.running, message.trouble
+            peer.running, peer.trouble, peer.beat = message.running, message.trouble, True
             peer.spool, peer.spool_bytes = message.spool, message.spool_bytes
             self.send(peer, Pong(mono_ms=message.mono_ms))
         elif isinstance(message, Answer):
@@ -318,12 +323,13 @@ class Hub:
         self._routes[received.route] = peer.name
         peer.key, peer.route, peer.address = received.peer, received.route, received.address
         peer.version = max(1, min(hello.speaks, VERSION))
-        peer.epoch, peer.facts = hello.epoch, hello.facts
+        peer.epoch, peer.facts, peer.beat = hello.epoch, hello.facts, False
         if not peer.came(hello.facts, received.address):
             log.error("%s: %s; it gets no jobs until an operator has looked", peer.name, peer.twin)
         if hello.mepoch > self._epoch:
             self.send(peer, Bye(reason="this node has obeyed a newer master", retry_after_ms=5000))
-            peer.route, peer.heard = b"", float("-inf")
+            peer.route = b""
+            peer.leave()
             log.error(
                 "%s has obeyed a newer master (epoch %d; this has %d) and takes no orders here. If another master is"
                 " meant to rule, stop this one; if not: pgha-master init --supersede, and start this one again",

@@ -4,7 +4,8 @@ taken down by `intake`; who is connected, the hub knows.
 Rules:
 1. A job is stored before it is sent; only a query, which may be asked twice, is stored while it is on its way.
 2. While a job is queued and its minion connected, it is sent again; the minion starts it once.
-3. A deadline is for the beginning. What its minion says is running goes on, however long it takes.
+3. A deadline is for the beginning. What its minion says is running goes on, however long it takes. A job is overdue
+   only when its minion is there, has told all that it has to tell, and no longer names it; or is away for long.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from .store import JobRow, Store
 log = logging.getLogger("pgha.ledger")
 
 RESEND_S = 5.0
-OVERDUE_S = 10.0  # a minion ends its jobs by itself; only who is silent leaves it to the master
+OVERDUE_S = 10.0  # a minion ends its jobs by itself; what it no longer names comes to nothing after that
+AWAY_S = 60.0  # and so long after it was heard of last: it may be on its way back with the end of the job
+LATE_S = 10.0  # a tick that late: this process stood still, and heard nobody meanwhile
 
 
 class Exchange(Protocol):
@@ -56,6 +59,7 @@ class Ledger:
         self._exchange, self._flights = exchange, flights
         self._epoch = 0
         self._offset = clock.now() - clock.monotonic()
+        self._ticked = self._listening = clock.monotonic()  # since then, without a break
 
     def now_ms(self) -> int:
         """The master's time, which deadlines are told in: it does not jump when the wall clock is set."""
@@ -208,7 +212,7 @@ class Ledger:
 
     def _silent(self, flight: Flight, since: float, silence_s: float) -> bool:
         peer = self._exchange.peer(flight.node)
-        heard = max(peer.heard if peer else since, since)
+        heard = max(peer.last_heard if peer else since, since)
         return self._clock.monotonic() - heard > silence_s
 
     async def cancel(self, flight: Flight) -> None:
@@ -230,21 +234,33 @@ class Ledger:
     async def tick(self) -> None:
         """Once a second: send again, and end what is overdue."""
         now = self._clock.monotonic()
+        if now - self._ticked > LATE_S:
+            self._listening = now
+        self._ticked = now
         for flight in self._flights.all():
+            if self._named(flight):
+                flight.named = now
             if self._overdue(flight, now):
                 await self._flights.move(flight, "overdue" if flight.sent else "deadline", "its deadline has passed")
             elif now >= flight.next_send:
                 self.push(flight)
 
-    def _overdue(self, flight: Flight, now: float) -> bool:
-        """A job that its minion says is running is not, however long it takes: a deadline is for the beginning."""
-        if flight.state == "queued":
-            return now > flight.deadline
+    def _named(self, flight: Flight) -> bool:
         peer = self._exchange.peer(flight.node)
         running = peer.running if peer is not None and self._exchange.connected(flight.node) else ()
-        if flight.key in {(job.jid, job.att) for job in running}:
-            return False
-        return now > flight.deadline + OVERDUE_S
+        return any((job.jid, job.att) == flight.key for job in running)
+
+    def _overdue(self, flight: Flight, now: float) -> bool:
+        """Rule 3. What was never sent, or may be asked again, has nothing to wait for."""
+        if flight.state == "queued" and (not flight.sent or flight.job.query):
+            return now > flight.deadline
+        peer = self._exchange.peer(flight.node)
+        if peer is None or not self._exchange.connected(flight.node):
+            heard = peer.last_heard if peer is not None else flight.deadline
+            return now > max(flight.deadline, self._listening, heard) + AWAY_S
+        if not peer.beat or peer.caught_up_at is not None or peer.spool or peer.storing:
+            return False  # what became of it may be on its way
+        return now > max(flight.deadline, flight.named) + OVERDUE_S
 
     def push(self, flight: Flight) -> None:
         flight.next_send = self._clock.monotonic() + RESEND_S * random.uniform(0.8, 1.2)  # noqa: S311 - jitter

@@ -15,7 +15,7 @@ from ..common.telemetry import Sample
 FRAMES_PER_S = 400.0  # that are no events; those have their credit
 BURST = 2000.0
 DEAR: tuple[type[Message], ...] = (Hello, Lost, NextKey, Sign, SuccessorKnown)  # they write to the store, or sign
-DEAR_COST, COST_BYTES = 40.0, 4096
+DEAR_COST, COST_BYTES, BAD_COST_BYTES = 40.0, 4096, 256
 OFFENCES = 20  # in a minute
 INCARNATIONS = 8
 
@@ -52,7 +52,9 @@ class Peer:
     address: str = ""
     version: int = 1
     epoch: str = ""
-    heard: float = float("-inf")
+    heard: float = float("-inf")  # on a connection that it still has
+    left: float = float("-inf")  # it was heard of last on one that it has no more
+    beat: bool = False  # a PING has come on this connection
     facts: HostFacts | None = None
     running: tuple[Running, ...] = ()
     spool: int = 0
@@ -70,6 +72,14 @@ class Peer:
     budget: Budget = field(default_factory=Budget)
     offences: deque[float] = field(default_factory=lambda: deque(maxlen=OFFENCES))
     incarnations: deque[tuple[tuple[str, str], str]] = field(default_factory=lambda: deque(maxlen=INCARNATIONS))
+
+    @property
+    def last_heard(self) -> float:
+        return max(self.heard, self.left)
+
+    def leave(self) -> None:
+        """It is not connected any more."""
+        self.left, self.heard = self.last_heard, float("-inf")
 
     def offend(self, now: float) -> bool:
         """Count one. True when that were too many within a minute."""

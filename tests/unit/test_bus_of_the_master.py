@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 from pgha.common.errors import BusError
-from pgha.common.messages import Event
+from pgha.common.messages import Event, Message, Running
 from pgha.common.names import new_job_id
+from pgha.common.signing import Signer
 from pgha.master import resumption
-from pgha.master.flights import read_event
+from pgha.master.flights import Flight, Flights, read_event
+from pgha.master.ledger import AWAY_S, OVERDUE_S, Ledger
 from pgha.master.operations import Operations
+from pgha.master.peers import Peer
 from pgha.master.runs import RunRequest
 from pgha.master.simulation import LoopClock
 from pgha.master.store import Store
@@ -66,3 +69,170 @@ def test_a_line_that_cannot_be_read_keeps_no_master_from_starting_and_hides_no_o
     assert one.request == run
     assert [line.kind for line in lines] == ["started", "note"]
     assert "cannot be read" in lines[1].text
+
+
+# ---- what is overdue
+
+
+class Hands:
+    """A clock that is set by hand, and the connections of one minion."""
+
+    def __init__(self) -> None:
+        self.time, self.there, self.why = 1000.0, True, ""
+        self.n1 = Peer("n1", key="k", route=b"r", version=2, heard=1000.0, beat=True)
+        self.sent: list[Message] = []
+
+    def now(self) -> float:
+        return self.time + 10**9
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def peer(self, name: str) -> Peer | None:
+        return self.n1
+
+    def connected(self, name: str) -> bool:
+        return self.there
+
+    def send(self, peer: Peer, message: Message) -> None:
+        self.sent.append(message)
+
+    def held(self, name: str, what: str) -> str:
+        return self.why
+
+
+class Desk:
+    """A ledger over a store, with the time and the connections in the test's hands."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.hands = store, Hands()
+        self.flights = Flights(store, self.hands)
+        self.signer = Signer(folder / "signing.key")
+        self.ledger = Ledger(store, Plain(), self.signer, self.hands, self.hands, self.flights)
+
+    async def order(self, *words: str, timeout_s: float = 5.0, query: bool = False) -> Flight:
+        """A job that was ordered and sent, and to which those things happened."""
+        flight = await self.ledger.order(
+            "n1", "call", {"x": 1}, what="cmd", operation="OP", timeout_s=timeout_s, query=query
+        )
+        for word in words:
+            await self.flights.move(flight, word, "")
+        return flight
+
+    async def after(self, seconds: float) -> None:
+        """So much later, with a tick each second; a minion that is there is heard all the time."""
+        for _ in range(int(seconds)):
+            self.hands.time += 1
+            if self.hands.there:
+                self.hands.n1.heard = self.hands.time
+            await self.ledger.tick()
+
+
+class Plain:
+    """A seal that hides nothing."""
+
+    def seal(self, data: bytes, context: bytes = b"") -> bytes:
+        return data
+
+    def open(self, sealed: bytes, context: bytes = b"") -> bytes:
+        return sealed
+
+
+def at_a_desk(folder: Path, work: Callable[[Desk], Awaitable[T]]) -> T:
+    return using(folder, lambda store: work(Desk(store, folder)))
+
+
+def restored(desk: Desk, folder: Path) -> Awaitable[Desk]:
+    """The desk of the next master over the same store."""
+
+    async def open_() -> Desk:
+        after = Desk(desk.store, folder)
+        after.hands.time = desk.hands.time + 46
+        after.hands.there, after.hands.n1 = False, Peer("n1")
+        await after.ledger.open(2)
+        return after
+
+    return open_()
+
+
+def test_a_restarted_master_gives_minions_time_to_tell_how_jobs_ended(tmp_path: Path) -> None:
+    async def work(first: Desk) -> list[str]:
+        await first.order("accept", "started")
+        await first.order()
+        desk = await restored(first, tmp_path)
+        flights = desk.ledger.flights()
+        await desk.after(AWAY_S - 2)
+        states = [flight.state for flight in flights]
+        await desk.after(4)
+        return [*states, *(flight.state for flight in flights)]
+
+    assert at_a_desk(tmp_path, work) == ["started", "queued", "unknown", "unknown"]
+
+
+def test_a_job_is_not_overdue_before_a_heartbeat_of_this_connection_and_all_it_held(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        flight, peer, states = await desk.order("accept", "started"), desk.hands.n1, []
+        for trouble in ({"beat": False}, {"caught_up_at": 7}, {"spool": 3}, {"storing": 900}):
+            before = {name: getattr(peer, name) for name in trouble}
+            vars(peer).update(trouble)
+            await desk.after(100)
+            states.append(flight.state)
+            vars(peer).update(before)
+        await desk.after(1)
+        return [*states, flight.state]
+
+    assert at_a_desk(tmp_path, work) == ["started"] * 4 + ["unknown"]
+
+
+def test_what_its_minion_names_is_never_overdue_and_what_it_no_longer_names_soon_is(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        flight, peer = await desk.order("accept", "started"), desk.hands.n1
+        peer.running = (Running(jid=flight.job.jid, att=1, resource="", seconds=1.0),)
+        await desk.after(500)
+        states = [flight.state]
+        peer.running = ()
+        await desk.after(OVERDUE_S - 1)
+        states.append(flight.state)
+        await desk.after(3)
+        return [*states, flight.state]
+
+    assert at_a_desk(tmp_path, work) == ["started", "started", "unknown"]
+
+
+def test_a_minion_that_is_silent_for_a_while_may_come_back_with_the_end_of_its_job(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        flights = [await desk.order("accept", "started"), await desk.order()]
+        await desk.after(14)
+        desk.hands.there = False
+        desk.hands.n1.leave()
+        await desk.after(AWAY_S - 1)
+        states = [flight.state for flight in flights]
+        await desk.after(3)
+        return [*states, *(flight.state for flight in flights)]
+
+    assert at_a_desk(tmp_path, work) == ["started", "queued", "unknown", "unknown"]
+
+
+def test_a_master_that_stood_still_has_heard_nobody_meanwhile(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        flight = await desk.order("accept", "started")
+        await desk.after(2)
+        desk.hands.there = False
+        desk.hands.time += 3600
+        await desk.after(AWAY_S - 1)
+        states = [flight.state]
+        await desk.after(3)
+        return [*states, flight.state]
+
+    assert at_a_desk(tmp_path, work) == ["started", "unknown"]
+
+
+def test_what_was_never_sent_and_what_may_be_asked_again_end_with_their_time(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        asked = await desk.order(query=True)
+        desk.hands.there = False
+        unsent = await desk.order()
+        await desk.after(6)
+        return [asked.state, unsent.state]
+
+    assert at_a_desk(tmp_path, work) == ["unknown", "expired"]
