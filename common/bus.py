@@ -36,8 +36,8 @@ S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
 MAX_FRAME = 512 * 1024
 _BATCH = 500
 _WIRES = 20_000  # connections whose file descriptor is remembered
-_AHEAD = 8 * 1024 * 1024  # bytes that are read before those before them are dealt with
-_MESSAGE = 512  # bytes that a message takes beside its frames
+_AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dealt with
+_MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
 _NO_WIRE = ("", -1, 0)
 
 
@@ -232,7 +232,7 @@ class Router:
         _common_options(router)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.SNDHWM, self._queue)
-        router.setsockopt(zmq.RCVHWM, self._queue)
+        router.setsockopt(zmq.RCVHWM, max(4, self._queue // 4))  # messages of one peer, each up to `max_frame`
         router.setsockopt(zmq.MAXMSGSIZE, self._max_frame)
         router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         router.setsockopt(zmq.BACKLOG, 4096)

@@ -19,6 +19,7 @@ from .messages import OLDEST, VERSION, Message
 
 HEADER_LIMIT = 1024
 BODY_LIMIT = 512 * 1024 - HEADER_LIMIT
+CONTAINERS = 25_000  # lists and maps in one frame: an empty one is a byte on the wire, and 64 in memory
 _HEADERS: dict[tuple[int, str], bytes] = {}  # made once for each version and type
 
 
@@ -71,9 +72,25 @@ def _said(value: object) -> str:
 def _unpack(data: bytes, limit: int) -> dict[str, object]:
     if len(data) > limit:
         raise BusError(f"a frame of {len(data)} bytes where {limit} are allowed")
+    count = 0
+
+    def counted(value: object) -> object:
+        nonlocal count
+        count += 1
+        if count > CONTAINERS:
+            raise ValueError("too many lists and maps")
+        return value
+
     try:
         value = msgpack.unpackb(
-            data, raw=False, strict_map_key=True, max_ext_len=0, max_array_len=10_000, max_map_len=1_000
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_array_len=10_000,
+            max_map_len=1_000,
+            list_hook=counted,
+            object_hook=counted,
         )
     except Exception as error:  # noqa: BLE001 - msgpack raises many kinds, a stack error among them; all mean one thing
         raise BusError(f"not msgpack: {type(error).__name__}") from None

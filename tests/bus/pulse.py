@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -49,6 +50,11 @@ class Pulse:
     def __str__(self) -> str:
         middle = sorted(self.seconds)[len(self.seconds) // 2]
         return f"{len(self.seconds)} pings, p50 {middle * 1000:.0f} ms, p99 {self.p99_s * 1000:.0f} ms"
+
+
+def patience() -> float:
+    """By how much everything takes longer here and now, because others use the machine, too; 1 when nobody does."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def descriptors(master: Master) -> int:

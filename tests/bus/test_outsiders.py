@@ -20,7 +20,7 @@ from pgha.common.keys import KeyPair, new_key_pair, public_from_text, public_tex
 from pgha.common.messages import Enrol, Hello, Message, Ping
 from pgha.minion.survey import survey
 from pgha.tests.bus.conftest import Stranger, until
-from pgha.tests.bus.pulse import Pulse, descriptors
+from pgha.tests.bus.pulse import Pulse, descriptors, patience
 from pgha.tests.bus.quick import Nursery, Site, a_nursery
 
 P99_S = 1.0
@@ -90,7 +90,7 @@ def test_fifteen_hundred_connections_that_come_and_go_hold_nobody_up(site: Site)
             socket.create_connection(("127.0.0.1", site.master.port + number % 2), 5).close()
             number += 1
     print(f"{number} connections that come and go: {pulse}")
-    assert pulse.p99_s < P99_S
+    assert pulse.p99_s < P99_S * patience()
     assert untouched(site, before)
     until("their descriptors given back", lambda: descriptors(site.master) <= open_before + 10, 20)
 
@@ -111,7 +111,7 @@ def test_three_hundred_that_connect_and_say_nothing_hold_nobody_up_and_are_hung_
             one.settimeout(1)
             while one.recv(4096):
                 pass  # its greeting, then the end
-    assert pulse.p99_s < P99_S
+    assert pulse.p99_s < P99_S * patience()
 
 
 def test_random_keys_hold_nobody_up_and_none_is_heard(site: Site) -> None:
@@ -139,7 +139,7 @@ def test_random_keys_hold_nobody_up_and_none_is_heard(site: Site) -> None:
         print(f"300 random keys: {pulse}")
     finally:
         context.destroy(0)
-    assert pulse.p99_s < P99_S
+    assert pulse.p99_s < P99_S * patience()
     assert untouched(site, before)
 
 

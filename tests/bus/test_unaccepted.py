@@ -23,7 +23,7 @@ from pgha.minion.enrol import ask as knock_as_a_minion
 from pgha.minion.enrol import token_proof
 from pgha.minion.settings import MinionPaths, Settings
 from pgha.tests.bus.conftest import Master, Stranger, until
-from pgha.tests.bus.pulse import Pulse, resident_bytes
+from pgha.tests.bus.pulse import Pulse, patience, resident_bytes
 from pgha.tests.bus.quick import Nursery, Site, a_nursery
 
 KEYS = int(os.environ.get("PGHA_TEST_KEYS", "600"))  # 10000 for a long look
@@ -269,7 +269,7 @@ def test_a_crowd_at_the_door_is_bounded_and_keeps_nobody_out(nursery: Nursery, t
         print(f"{KEYS} keys from one address: {waiting} wait, {grown / 2**20:.1f} MiB more, {pulse}")
         assert waiting == PER_ADDRESS
         assert grown < 32 * 2**20
-        assert pulse.p99_s < P99_S
+        assert pulse.p99_s < P99_S * patience()
         for number in range(3, 8):
             many(site.master, 60, f"127.0.0.{number}")
         waiting = site.master.rows("select count(*) from minions where state in ('pending','conflict')")[0][0]
@@ -302,7 +302,7 @@ def test_one_who_knocks_without_end_is_answered_seldom_and_others_are(site: Site
         print(f"{sent} knocks in {took:.1f} s, {heard} answered: {pulse}")
         assert sent > 5 * heard
         assert heard <= knocks.BURST + knocks.PER_S * took
-        assert pulse.p99_s < P99_S
+        assert pulse.p99_s < P99_S * patience()
         where = Settings(master=f"127.0.0.1:{site.master.port}", fingerprint=site.master.fingerprint, name="quiet")
         quiet = new_key_pair()
 
