@@ -20,7 +20,7 @@ test: check ## all tests: check, unit, bus, and on real nodes (root; installs th
 	@$(LAB) doctor --install-missing
 	@command -v psql >/dev/null || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql-client; }
-	$(BIN)/pytest -q --ignore=tests/bench -m "not lab"
+	$(BIN)/pytest -q --ignore=tests/bench -m "not lab" -n 2 --dist loadfile
 	$(BIN)/pytest -q --ignore=tests/bench -m lab
 
 check: venv build/types ## format, lint, types, and who may import whom

@@ -17,7 +17,8 @@ from pgha.common.keys import public_from_text, public_text
 from pgha.master.store import MinionRow, Store
 from pgha.tests.bench.machine import wait_for
 from pgha.tests.bench.swarm import keys_of
-from pgha.tests.bus.conftest import MASTER, Master, free_port_pair
+from pgha.tests.bus.conftest import MASTER, Master
+from pgha.tests.bus.ports import another_port_pair
 
 HERE = Path(__file__).parent
 Processes = list[subprocess.Popen[bytes]]
@@ -128,7 +129,7 @@ class Big:
 def master_of(folder: Path, started: Processes, count: int, *, parts: int = 2) -> Big:
     """A master that runs and has accepted that many keys; the swarm that holds them is not connected yet."""
     folder.mkdir()
-    master = Master((MASTER, "serve"), folder, port=free_port_pair())
+    master = Master((MASTER, "serve"), folder, port=another_port_pair())
     said = master.cli("init", "--listen", f"127.0.0.1:{master.port}")
     if said.code:
         raise RuntimeError(said.text)

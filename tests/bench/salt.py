@@ -27,7 +27,8 @@ import psutil
 from pgha.tests.bench.machine import cpu_s, processes, proportional_bytes, raise_file_limit, wait_for
 from pgha.tests.bench.ping import times
 from pgha.tests.bench.table import Row, amount, note, run
-from pgha.tests.bus.conftest import Master, free_port_pair, make_master, make_minion
+from pgha.tests.bus.conftest import Master, make_master, make_minion
+from pgha.tests.bus.ports import another_port_pair
 
 RELEASE = "salt==3008.3"
 NEEDED_MIB = 130  # for one minion, of Salt's, as seen; and as much for the master as for ten
@@ -177,7 +178,7 @@ for line in sys.stdin:
 
 def _of_salt(home: Path, count: int, rounds: int, idle_s: float) -> Figures:
     with tempfile.TemporaryDirectory() as folder, processes() as started:
-        port = free_port_pair()
+        port = another_port_pair()
         config = _configure(
             Path(folder), "master", port, interface="127.0.0.1", publish_port=port, ret_port=port + 1, auto_accept=True
         )

@@ -23,6 +23,7 @@ from pgha.common.keys import KeyPair, fingerprint, new_key_pair, public_from_tex
 from pgha.common.messages import TO_MINION, TO_STRANGER, Enrol, Enrolled, Event, Hello, Message, Welcome
 from pgha.common.names import new_job_id
 from pgha.minion.survey import survey
+from pgha.tests.bus.ports import another_port_pair
 
 BIN = Path(sys.executable).parent
 MASTER, MINION = str(BIN / "pgha-master"), str(BIN / "pgha-minion")
@@ -37,21 +38,6 @@ def until(what: str, ask: Callable[[], Any], seconds: float = 30.0) -> Any:
         if time.monotonic() > deadline:
             pytest.fail(f"{seconds:g} s long not seen: {what}")
         time.sleep(0.03)
-
-
-def free_port_pair() -> int:
-    """A port that is free together with the one after it, below the range from which the kernel takes its own."""
-    for port in range(21000 + os.getpid() % 5000, 32000, 2):
-        with contextlib.ExitStack() as stack:
-            try:
-                for number in (port, port + 1):
-                    probe = stack.enter_context(socket.socket())
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", number))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free pair of ports")
 
 
 @dataclass
@@ -211,7 +197,7 @@ class Minion(Daemon):
 
 def make_master(root: Path) -> Master:
     root.mkdir()
-    master = Master((MASTER, "serve"), root, port=free_port_pair())
+    master = Master((MASTER, "serve"), root, port=another_port_pair())
     done = master.cli("init", "--listen", f"127.0.0.1:{master.port}")
     assert done.code == 0, done.text
     master.start()

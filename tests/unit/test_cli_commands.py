@@ -245,7 +245,7 @@ def test_plan_shows_changes_and_says_what_next(daemon: Daemon) -> None:
     assert "1 change, same as pg-node1" in result.stdout
     assert "Order    pg-node2 -> pg-node1" in result.stdout
     assert result.stdout.rstrip().endswith("Plan: 2 to change, 20 unchanged.")
-    assert result.stderr.rstrip().endswith("Run:  pgha-master apply prod")
+    assert result.stderr.rstrip().endswith("Run:  pgha-master apply prod --node pg-node1,pg-node2 --only haproxy")
 
 
 @pytest.mark.parametrize(("nodes", "code"), [(("pg-node1",), 3), ((), 0)])
