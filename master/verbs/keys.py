@@ -51,6 +51,7 @@ async def list_keys(master: Master, request: Request) -> AsyncIterator[Any]:
                 "address": row.address,
                 "since": row.since,
                 "note": row.note,
+                "trouble": peer.trouble if peer else "",  # what is wrong with the minion, as it says
             }
         )
     yield End(data={"master_fingerprint": master.fingerprint, "keys": keys})
