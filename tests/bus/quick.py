@@ -153,7 +153,7 @@ class Site:
         self.effects = self.folder / "effects"
         self.effects.touch()
         root = self.folder / "master"
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         port = another_port_pair()
         about = initialise(Paths(root), f"127.0.0.1:{port}")
         self.master = QuickMaster((), root, port=port, fingerprint=str(about["fingerprint"]), nursery=self.nursery)
