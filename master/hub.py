@@ -115,11 +115,14 @@ class Hub:
         self.rotation = Rotation(store, signer, files, self)
         self._ticker: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Raises BusError when a port is taken, or a stranger would be let in."""
+    async def open(self) -> None:
+        """Begin a run of the master: what is open and who is accepted is known; nobody is heard before `start`."""
         self._epoch = await self._store.next_epoch(self._clock.now())
         await self.ledger.open(self._epoch)
         await self.reload_keys()
+
+    async def start(self) -> None:
+        """Raises BusError when a port is taken, or a stranger would be let in."""
         await asyncio.to_thread(self._router.start)
         await asyncio.to_thread(self.enrolment.start)
         self._ticker = asyncio.create_task(self._tick())

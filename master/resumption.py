@@ -4,15 +4,15 @@ Rules:
 1. A `run` goes on: what ended meanwhile is taken from the store, what is open is followed, what had not begun begins.
 2. Everything else becomes `unknown`, and says how to start it again: what a procedure knew of its next step is gone,
    and it finds its way by looking at the nodes.
-3. `recall` comes before the bus is opened and `go_on` after it. What is stored in between comes to `go_on` as news, and
-   what was stored before is read here, so no line of output is told twice and none is left out.
+3. `recall` comes before the bus is opened and `go_on` after it. What is stored in between comes to `go_on` as news of
+   the jobs that `recall` found open, and what was stored before is read by it: nothing is told twice or left out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,7 +61,10 @@ class Headquarters(Base, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """`untold`: output that is stored and that nobody was told of yet; `told`: nodes whose end was."""
+    """`untold`: output that is stored and that nobody was told of yet; `told`: nodes whose end was.
+
+    `flights`: its open jobs, by node.
+    """
 
     row: OperationRow
     request: RunRequest
@@ -69,10 +72,11 @@ class Recalled:
     jobs: tuple[OperationJob, ...]
     untold: tuple[tuple[str, Output], ...]
     told: frozenset[str]
+    flights: Mapping[str, Flight]
 
 
-async def recall(store: Memory, now: float) -> list[Recalled]:
-    """Runs to go on with. All else that was under way is ended in the store."""
+async def recall(store: Memory, resume: Callable[[str], Sequence[Flight]], now: float) -> list[Recalled]:
+    """Runs to go on with. All else that was under way is ended in the store. `resume` is the ledger's."""
     found = []
     for row in await store.open_operations():
         count = await store.count_lines(row.id)
@@ -82,7 +86,7 @@ async def recall(store: Memory, now: float) -> list[Recalled]:
             state = "done" if last.exit in (0, 3) else "failed"
             await store.end_operation(row.id, state, last.exit, last.message, now, count, [])
         elif request is not None:
-            found.append(await _recalled(store, row, request, count))
+            found.append(await _recalled(store, row, request, count, resume(row.id)))
         else:
             end = End(at=now, exit=1, message=f"{RESTARTED}; resume: pgha-master jobs resume {row.id}")
             await store.end_operation(row.id, "unknown", 1, end.message, now, count, [end.model_dump_json()])
@@ -97,7 +101,9 @@ def _request(row: OperationRow) -> RunRequest | None:
         return None
 
 
-async def _recalled(store: Memory, row: OperationRow, request: RunRequest, count: int) -> Recalled:
+async def _recalled(
+    store: Memory, row: OperationRow, request: RunRequest, count: int, flights: Sequence[Flight]
+) -> Recalled:
     told = await store.told(row.id)
     found = tuple(await store.operation_jobs(row.id))
     untold: list[tuple[str, Output]] = []
@@ -106,7 +112,7 @@ async def _recalled(store: Memory, row: OperationRow, request: RunRequest, count
             said = json.loads(body)
             untold.append((job.node, Output(str(said["stream"]), str(said["text"]))))
     ended = frozenset(node for node, kind in told if kind == "node_done")
-    return Recalled(row, request, count, found, tuple(untold), ended)
+    return Recalled(row, request, count, found, tuple(untold), ended, {flight.node: flight for flight in flights})
 
 
 def go_on(master: Headquarters, recalled: Sequence[Recalled]) -> None:
@@ -128,8 +134,7 @@ async def _work(master: Headquarters, operation: Operation, one: Recalled) -> En
     await operation.emit(Note(text="the master was restarted; this goes on"))
     for node, said in one.untold:
         await operation.emit(output(node, said))
-    flights = {flight.node: flight for flight in master.hub.ledger.resume(operation.id)}
-    answers, under_way = _standing(one, flights)
+    answers, under_way = _standing(one)
     for answer in answers.values():
         if answer.node not in one.told:
             await operation.emit(answer.line())
@@ -147,14 +152,14 @@ async def _connected(master: Headquarters, nodes: Collection[str]) -> None:
             await hub.telemetry.wait()
 
 
-def _standing(one: Recalled, flights: dict[str, Flight]) -> tuple[dict[str, Answer], dict[str, tuple[Answer, Flight]]]:
+def _standing(one: Recalled) -> tuple[dict[str, Answer], dict[str, tuple[Answer, Flight]]]:
     """The nodes that have had their turn, and those whose job is open."""
     answers: dict[str, Answer] = {}
     under_way: dict[str, tuple[Answer, Flight]] = {}
     for job in one.jobs:
         answer = answered(job)
-        if job.state in jobs.OPEN and job.node in flights and job.node not in one.told:
-            under_way[job.node] = (answer, flights[job.node])
+        if job.state in jobs.OPEN and job.node in one.flights and job.node not in one.told:
+            under_way[job.node] = (answer, one.flights[job.node])
         else:
             answers[job.node] = answer
     for node in one.told - answers.keys():

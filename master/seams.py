@@ -40,8 +40,6 @@ class Road(Protocol):
 
     def flights(self, operation: str | None = None) -> list[Flight]: ...
 
-    def resume(self, operation: str) -> list[Flight]: ...
-
 
 class Minions(Protocol):
     """Who is connected. As `hub.Hub`."""

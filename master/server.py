@@ -76,7 +76,8 @@ class Master:
         self._judged: dict[str, health.ClusterHealth] = {}
 
     async def start(self) -> None:
-        recalled = await resumption.recall(self.store, self.clock.now())
+        await self.hub.open()
+        recalled = await resumption.recall(self.store, self.hub.ledger.resume, self.clock.now())
         for name, text in (await self.store.definitions()).items():
             try:
                 self.clusters[name] = inventory.load(f"{name}, as it was applied last", text)[0]

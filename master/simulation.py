@@ -171,8 +171,6 @@ class SimulatedHub:
     def flights(self, operation: str | None = None) -> list[Flight]:
         return []
 
-    resume = flights
-
     async def _run(self, flight: Flight) -> None:
         node = self._world.nodes[flight.node]
         node.system.clock = self._clock.now()

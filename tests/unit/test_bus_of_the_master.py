@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pgha.common.cluster import Cluster
 from pgha.common.errors import BusError
 from pgha.common.messages import Event, Message, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
 from pgha.master import resumption
 from pgha.master.flights import Flight, Flights, read_event
+from pgha.master.intake import Intake
 from pgha.master.ledger import AWAY_S, OVERDUE_S, Ledger
 from pgha.master.operations import Operations
 from pgha.master.peers import Peer
@@ -36,6 +38,10 @@ def using(path: Path, work: Callable[[Store], Awaitable[T]]) -> T:
             store.close()
 
     return asyncio.run(live())
+
+
+def nothing_open(operation: str) -> list[Flight]:
+    return []
 
 
 # ---- numbers that are none
@@ -63,7 +69,7 @@ def test_a_line_that_cannot_be_read_keeps_no_master_from_starting_and_hides_no_o
     async def work(store: Store) -> tuple[list[resumption.Recalled], list[Any]]:
         await store.put_operation("OP", "run", "run x", "anna", "", 1.0, run.model_dump_json())
         await store.add_lines("OP", 0, ['{"kind":"started","id":"OP","what":"run x"}', ENDLESS])
-        return await resumption.recall(store, 9.0), await Operations(store, LoopClock()).stored("OP")
+        return await resumption.recall(store, nothing_open, 9.0), await Operations(store, LoopClock()).stored("OP")
 
     (one,), lines = using(tmp_path, work)
     assert one.request == run
@@ -100,6 +106,12 @@ class Hands:
     def held(self, name: str, what: str) -> str:
         return self.why
 
+    def offend(self, peer: Peer, why: str) -> None:
+        raise AssertionError(why)
+
+    def charge(self, peer: Peer, cost: float) -> bool:
+        return True
+
 
 class Desk:
     """A ledger over a store, with the time and the connections in the test's hands."""
@@ -109,6 +121,7 @@ class Desk:
         self.flights = Flights(store, self.hands)
         self.signer = Signer(folder / "signing.key")
         self.ledger = Ledger(store, Plain(), self.signer, self.hands, self.hands, self.flights)
+        self.intake = Intake(store, self.hands, self.flights, self.hands, self.ledger.push)
 
     async def order(self, *words: str, timeout_s: float = 5.0, query: bool = False) -> Flight:
         """A job that was ordered and sent, and to which those things happened."""
@@ -236,3 +249,52 @@ def test_what_was_never_sent_and_what_may_be_asked_again_end_with_their_time(tmp
         return [asked.state, unsent.state]
 
     assert at_a_desk(tmp_path, work) == ["unknown", "expired"]
+
+
+# ---- what a restarted master goes on with
+
+
+class Office:
+    """As much of a master as a run that goes on needs."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.hub, self.clock, self.ledger = self, desk.hands, desk.ledger
+        self.peers, self.telemetry = {"n1": desk.hands.n1}, asyncio.Condition()
+        self.operations = Operations(desk.store, desk.hands)
+        self.clusters: dict[str, Cluster] = {}
+        self.connected = desk.hands.connected
+
+    def facts(self, name: str) -> None:
+        return None
+
+    def accepted(self) -> frozenset[str]:
+        return frozenset({"n1"})
+
+    def health(self, cluster: Cluster) -> Any:
+        raise AssertionError("it has no clusters")
+
+
+def test_what_ends_between_the_start_of_the_bus_and_of_its_run_is_told_as_it_ended(tmp_path: Path) -> None:
+    run = RunRequest(target="x", function="cmd", arguments=("true",), nodes=("n1",))
+    bodies = {"started": b"{}", "out": b'{"stream":"stdout","text":"late"}', "done": b'{"ok":true}'}
+
+    async def work(first: Desk) -> list[Any]:
+        await first.store.put_operation("OP", "run", "run x", "anna", "", 1.0, run.model_dump_json())
+        await first.store.add_lines("OP", 0, ['{"kind":"started","id":"OP","what":"run x"}'])
+        jid = (await first.order("accept", timeout_s=600)).job.jid
+        desk = await restored(first, tmp_path)
+        desk.hands.there = True
+        recalled = await resumption.recall(desk.store, desk.ledger.resume, 9.0)
+        kinds: list[Any] = list(bodies)
+        events = [Event(epoch="e", seq=n, jid=jid, att=1, kind=k, body=bodies[k]) for n, k in enumerate(kinds, 1)]
+        desk.intake.events(desk.hands.n1, events)
+        while desk.ledger.flights():
+            await asyncio.sleep(0)
+        office = Office(desk)
+        resumption.go_on(office, recalled)
+        return [line async for line in office.operations.replay("OP")]
+
+    lines = at_a_desk(tmp_path, work)
+    assert [line.text for line in lines if line.kind == "output"] == ["late"]
+    assert [line.state for line in lines if line.kind == "node_done"] == ["done"]
+    assert lines[-1].exit == 0

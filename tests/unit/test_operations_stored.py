@@ -13,6 +13,7 @@ import pytest
 from pgha.common.errors import UserError
 from pgha.master import resumption
 from pgha.master.blobs import Blobs
+from pgha.master.flights import Flight
 from pgha.master.operations import LINE
 from pgha.master.progress import End, NodeDone, Note, Output, Started
 from pgha.master.runs import RunRequest
@@ -46,6 +47,10 @@ async def job(store: Store, jid: str, node: str, state: str, *, operation: str =
     values = (jid, node, operation, state)
     text = "insert into jobs (jid, att, node, operation, mode, what, state, created, not_after_ms)"
     await store.write(lambda db: db.execute(f"{text} values (?,1,?,?,'call','cmd',?,1.0,0)", values))
+
+
+def nothing_open(operation: str) -> list[Flight]:
+    return []
 
 
 async def said(store: Store, jid: str, node: str, *texts: str) -> None:
@@ -114,7 +119,7 @@ def test_a_run_is_recalled_with_the_output_that_nobody_was_told_of(tmp_path: Pat
         await job(store, "J2", "n2", "done")
         await said(store, "J1", "n1", "one", "two", "three")
         await said(store, "J2", "n2", "uno")
-        return await resumption.recall(store, 9.0)
+        return await resumption.recall(store, nothing_open, 9.0)
 
     (one,) = using(tmp_path, work)
     assert one.request == RUN
@@ -127,7 +132,7 @@ def test_a_run_is_recalled_with_the_output_that_nobody_was_told_of(tmp_path: Pat
 def test_what_cannot_go_on_ends_as_unknown_with_what_to_do(tmp_path: Path, kind: str, request_text: str) -> None:
     async def work(store: Store) -> tuple[str, int | None, End]:
         await put(store, A, kind, request_text, Started(id=A, what=kind), Note(text="x"))
-        assert await resumption.recall(store, 9.0) == []
+        assert await resumption.recall(store, nothing_open, 9.0) == []
         row = await store.operation(A)
         assert row is not None
         return row.state, row.exit, LINE.validate_json((await store.lines(A))[-1])
@@ -141,7 +146,7 @@ def test_what_cannot_go_on_ends_as_unknown_with_what_to_do(tmp_path: Path, kind:
 def test_an_end_that_was_stored_before_its_state_is_taken_for_it(tmp_path: Path, code: int, state: str) -> None:
     async def work(store: Store) -> tuple[str, int]:
         await put(store, A, "run", RUN.model_dump_json(), Started(id=A, what="run"), End(exit=code))
-        assert await resumption.recall(store, 9.0) == []
+        assert await resumption.recall(store, nothing_open, 9.0) == []
         row = await store.operation(A)
         assert row is not None
         return row.state, await store.count_lines(A)

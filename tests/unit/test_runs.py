@@ -38,7 +38,6 @@ class Minions:
         self.peers = {name: Peer(name, heard=0.0) for name in answers}
         self.telemetry = asyncio.Condition()
         self.asked: list[tuple[float, str]] = []
-        self.open: list[Flight] = []
 
     @property
     def ledger(self) -> Minions:
@@ -73,9 +72,7 @@ class Minions:
     async def cancel(self, flight: Flight) -> None: ...
 
     def flights(self, operation: str | None = None) -> list[Flight]:
-        return self.open
-
-    resume = flights
+        return []
 
 
 def flight_to(node: str, state: str = "started") -> Flight:
@@ -297,7 +294,7 @@ def recalled(wanted: RunRequest, states: Mapping[str, str], told: tuple[str, ...
         OperationJob(f"J{node}", 1, node, "call", "ping", state, 0.0, None, None, None, "", "", "")
         for node, state in states.items()
     )
-    return Recalled(row, wanted, 1, found, more.get("untold", ()), frozenset(told))
+    return Recalled(row, wanted, 1, found, more.get("untold", ()), frozenset(told), more.get("flights", {}))
 
 
 async def gone_on(master: Headquarters, one: Recalled) -> list[Any]:
@@ -313,10 +310,9 @@ async def gone_on(master: Headquarters, one: Recalled) -> list[Any]:
 def test_what_ended_is_told_what_is_open_is_followed_and_what_had_not_begun_begins() -> None:
     async def body(master: Headquarters) -> None:
         flight = flight_to("b")
-        master.hub.open = [flight]
         asyncio.get_running_loop().call_later(5.0, master.hub.end, flight, True)
         wanted = request("a", "b", "c", batch="2")
-        lines = await gone_on(master, recalled(wanted, {"a": "done", "b": "started"}))
+        lines = await gone_on(master, recalled(wanted, {"a": "done", "b": "started"}, flights={"b": flight}))
         assert master.hub.asked == [(5.0, "c")]
         assert [line.node for line in lines if isinstance(line, NodeDone)] == ["a", "b", "c"]
         assert isinstance(lines[0], Started)
