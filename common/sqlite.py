@@ -18,8 +18,8 @@ def open_database(path: Path, what: str, steps: Sequence[str]) -> Connection:
     `steps` are SQL scripts, the n-th leading from schema n to n+1; each is taken whole or not at all.
     Raises HostError with what to do: the disk refuses, the file is damaged or from a newer pgha.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
         db.execute("pragma journal_mode=wal")

@@ -170,6 +170,8 @@ class Agent:
                     continue
                 except (PghaError, OSError) as error:  # a disk that refuses ends a line, and never the minion
                     log.warning("the line to the master broke: %s", error)
+                except Exception:  # nor does what nobody thought of: jobs run here
+                    log.exception("the line to the master broke")
                 if self._reconnect.is_set():
                     continue
                 pause = low if time.monotonic() - began > 60 else min(pause * 2, high)

@@ -8,7 +8,8 @@ Rules:
 5. Acknowledged events stay as a ring for a day, up to 64 MiB: a master restored from a backup asks for them again.
 6. An event is never dropped. A full spool makes the worker wait.
 
-One connection, shared under a lock: the agent's loop and the worker's threads write.
+One connection, shared under a lock that is held through each commit: threads call this, and the agent's loop only what
+needs no disk (`acknowledge`, `waiting`, `full`, `highest`, `remember_master_epoch`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..common.errors import HostError
 from ..common.failpoint import reach
 from ..common.messages import EventKind, OpenJob
 from ..common.sqlite import Connection, SQLError, open_database
+from .spool import Spool
 
 _FIRST = """
 create table if not exists meta (key text primary key, value text not null);
@@ -54,26 +56,28 @@ class StoredEvent:
 
 
 class Journal:
-    """Every method that writes raises HostError when the disk refuses; then nothing of it was written."""
+    """Every method that writes or reads raises HostError when the disk refuses; then nothing of it was written."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. Raises HostError when the disk refuses, with what to do."""
         self._lock = threading.RLock()
         self._db = open_database(path, "journal", _STEPS)
-        self.epoch = self._meta("epoch", os.urandom(8).hex())
-        self._acked = int(self._meta("acked", "0"))
-        self._mepoch = int(self._meta("mepoch", "0"))
-        self._kept = self._acked, self._mepoch  # as they are written down
-        self._high, self._waiting_bytes = 0, 0
-        self._count()
+        self._spool = Spool()
+        self._inside, self._new = False, list[int]()  # a transaction, and the bytes of its events
+        try:
+            self.epoch = self._meta("epoch", os.urandom(8).hex())
+            self._mepoch = int(self._meta("mepoch", "0"))
+            self._count(int(self._meta("acked", "0")))
+        except (SQLError, ValueError) as error:
+            raise HostError(f"cannot use the journal {path}: {error}; is the disk full or the file damaged?") from None
+        self._kept = self.acked, self._mepoch  # as they are written down
         self._interrupt_what_was_running()
 
     # ---- jobs
 
     def seen(self, jid: str, att: int) -> bool:
-        with self._lock:
-            row = self._db.execute("select 1 from jobs where jid=? and att=?", (jid, att)).fetchone()
-        return row is not None
+        with self._reading() as db:
+            return db.execute("select 1 from jobs where jid=? and att=?", (jid, att)).fetchone() is not None
 
     def accept(self, jid: str, att: int, cls: str, not_after_ms: int) -> bool:
         """True when this is the first time; then the caller may start it, once."""
@@ -110,8 +114,8 @@ class Journal:
 
     def open_jobs(self) -> tuple[OpenJob, ...]:
         """Jobs that have not ended."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "select jid, att, state from jobs where state in ('accepted','started') order by jid"
             ).fetchall()
         return tuple(OpenJob(jid=jid, att=att, state=state) for jid, att, state in rows)
@@ -126,11 +130,11 @@ class Journal:
                 "delete from jobs where not_after_ms < ? and state not in ('accepted','started')",
                 (now_ms - _FORGET_AFTER_MS,),
             )
-            db.execute("delete from events where seq <= ? and at < ?", (self._acked, time.time() - RING_S))
+            db.execute("delete from events where seq <= ? and at < ?", (self.acked, time.time() - RING_S))
             row = db.execute(
                 "select seq from (select seq, sum(length(body)) over (order by seq desc) as size from events"
                 " where seq <= ?) where size > ? order by seq desc limit 1",
-                (self._acked, RING_BYTES),
+                (self.acked, RING_BYTES),
             ).fetchone()
             if row is not None:
                 db.execute("delete from events where seq <= ?", (row[0],))
@@ -139,43 +143,36 @@ class Journal:
 
     @property
     def acked(self) -> int:
-        return self._acked
+        return self._spool.acked
 
     @property
     def waiting(self) -> tuple[int, int]:
         """Events, and their bytes, that are not acknowledged."""
-        return self._high - self._acked, self._waiting_bytes
+        return self._spool.high - self._spool.acked, self._spool.bytes
 
     @property
     def full(self) -> bool:
-        return self._waiting_bytes > SPOOL_BYTES
+        return self._spool.bytes > SPOOL_BYTES
 
     def highest(self) -> int:
-        return self._high
+        return self._spool.high
 
     def lowest(self) -> int:
         """The oldest event still held; one more than the highest when none is."""
-        with self._lock:
-            row = self._db.execute("select min(seq) from events").fetchone()
-        return int(row[0]) if row[0] is not None else self._high + 1
+        with self._reading() as db:
+            (lowest,) = db.execute("select min(seq) from events").fetchone()
+            return int(lowest) if lowest is not None else self._spool.high + 1
 
     def events_after(self, seq: int, limit: int) -> list[StoredEvent]:
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "select seq, jid, att, kind, body from events where seq > ? order by seq limit ?", (seq, limit)
             ).fetchall()
         return [StoredEvent(*row) for row in rows]
 
     def acknowledge(self, seq: int) -> None:
         """The master has stored all up to `seq`. Written down with the next transaction: lost, it is told again."""
-        with self._lock:
-            before, self._acked = self._acked, max(self._acked, min(seq, self._high))
-            if self._acked > before:
-                (size,) = self._db.execute(
-                    "select coalesce(sum(length(body)), 0) from events where seq > ? and seq <= ?",
-                    (before, self._acked),
-                ).fetchone()
-                self._waiting_bytes = max(0, self._waiting_bytes - int(size))
+        self._spool.acknowledge(seq)
 
     # ---- the highest epoch of a master ever seen: a master that is behind it is an old one
 
@@ -185,8 +182,7 @@ class Journal:
 
     def remember_master_epoch(self, mepoch: int) -> None:
         """Written down with the next transaction: the first job of that master is one."""
-        with self._lock:
-            self._mepoch = max(self._mepoch, mepoch)
+        self._mepoch = max(self._mepoch, mepoch)
 
     # ---- debts (states.converge.Debts)
 
@@ -195,8 +191,8 @@ class Journal:
             db.execute("insert or ignore into debts values (?)", (resource_id,))
 
     def owed(self, resource_id: str) -> bool:
-        with self._lock:
-            return self._db.execute("select 1 from debts where id=?", (resource_id,)).fetchone() is not None
+        with self._reading() as db:
+            return db.execute("select 1 from debts where id=?", (resource_id,)).fetchone() is not None
 
     def settle(self, resource_id: str) -> None:
         if self.owed(resource_id):
@@ -204,25 +200,34 @@ class Journal:
                 db.execute("delete from debts where id=?", (resource_id,))
 
     def debts(self) -> set[str]:
-        with self._lock:
-            return {row[0] for row in self._db.execute("select id from debts")}
+        with self._reading() as db:
+            return {row[0] for row in db.execute("select id from debts")}
 
     def close(self) -> None:
         self._db.close()
 
-    # ---- below: inside a transaction
+    # ---- below: how it is read and written
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except SQLError as error:
+                raise HostError(f"the journal cannot be read: {error}") from None
 
     @contextmanager
     def _transaction(self, name: str) -> Iterator[Connection]:
         """One transaction, or a part of the one that is open. Raises HostError when it is not written."""
         with self._lock:
-            if self._db.in_transaction:
+            if self._inside:
                 yield self._db
                 return
+            self._inside = True
             try:
                 self._db.execute("begin immediate")
                 yield self._db
-                told = self._acked, self._mepoch
+                told = self.acked, self._mepoch
                 if told != self._kept:
                     self._set_meta("acked", str(told[0]))
                     self._set_meta("mepoch", str(told[1]))
@@ -233,30 +238,34 @@ class Journal:
                 if isinstance(error, (SQLError, OSError)):
                     raise HostError(f"the journal does not take the write: {error}") from None
                 raise
+            finally:
+                self._inside = False
             self._kept = told
+            self._spool.add(self._new)
+            self._new = []
         reach(f"journal.{name}.after")
 
     def _undo(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("rollback")
-        self._count()
+        self._new = []
+        with suppress(SQLError):  # why the write was not taken is told already
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            (highest,) = self._db.execute("select max(seq) from events").fetchone()
+            if (highest or 0) > self._spool.high:
+                self._count(self.acked)  # it was taken after all
 
-    def _count(self) -> None:
+    def _count(self, acked: int) -> None:
         (highest,) = self._db.execute("select max(seq) from events").fetchone()
-        self._high = max(int(highest or 0), self._acked)
-        (size,) = self._db.execute(
-            "select coalesce(sum(length(body)), 0) from events where seq > ?", (self._acked,)
-        ).fetchone()
-        self._waiting_bytes = int(size)
+        sizes = self._db.execute("select seq, length(body) from events where seq > ?", (acked,))
+        self._spool.reset(acked, max(int(highest or 0), acked), sizes)
 
     def _append(self, jid: str, att: int, kind: EventKind, body: dict[str, object]) -> None:
-        data = json.dumps(body, separators=(",", ":")).encode()
+        data, seq = json.dumps(body, separators=(",", ":")).encode(), self._spool.high + len(self._new) + 1
         self._db.execute(
             "insert into events (seq, jid, att, kind, body, at) values (?,?,?,?,?,?)",
-            (self._high + 1, jid, att, kind, data, time.time()),
+            (seq, jid, att, kind, data, time.time()),
         )
-        self._high += 1
-        self._waiting_bytes += len(data)
+        self._new.append(len(data))
 
     def _set_state(self, jid: str, att: int, state: str) -> None:
         self._db.execute("update jobs set state=? where jid=? and att=?", (state, jid, att))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -221,6 +222,81 @@ def test_debts_outlive_the_process_and_are_paid_once(journal: Journal, reopen: C
 
 def test_the_file_is_for_its_owner_alone(journal: Journal, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state/journal.db").stat().st_mode) == 0o600
+
+
+def test_reading_from_a_disk_that_fails_is_a_sentence_too(journal: Journal) -> None:
+    """And no error that nobody expects, which would end the minion and cancel what runs."""
+    journal.record(ONE, 1, "out", {})
+    journal.close()  # as every read and write fails on a file that cannot be read any more
+    reads: list[Callable[[], object]] = [
+        lambda: journal.seen(ONE, 1),
+        journal.open_jobs,
+        journal.lowest,
+        lambda: journal.events_after(0, 9),
+        lambda: journal.owed("service:haproxy"),
+        journal.debts,
+    ]
+    for read in reads:
+        with pytest.raises(HostError, match="the journal cannot be read"):
+            read()
+    with pytest.raises(HostError, match="the journal does not take the write"):
+        journal.record(ONE, 1, "out", {})
+    journal.acknowledge(1)
+    assert (journal.acked, journal.waiting, journal.full) == (1, (0, 0), False)
+
+
+def test_numbers_go_on_where_they_were_after_a_write_that_was_refused(journal: Journal, tmp_path: Path) -> None:
+    journal.record(ONE, 1, "out", {})
+    with sqlite3.connect(tmp_path / "state/journal.db") as other:
+        other.execute("create trigger no before insert on events begin select raise(abort, 'disk full'); end")
+    with pytest.raises(HostError):
+        journal.record(ONE, 1, "out", {})
+    assert (journal.highest(), journal.waiting) == (1, (1, 2))
+    with sqlite3.connect(tmp_path / "state/journal.db") as other:
+        other.execute("drop trigger no")
+    journal.record(ONE, 1, "out", {"": 1})
+    assert (journal.highest(), journal.waiting) == (2, (2, 8))
+    assert [event.seq for event in journal.events_after(0, 9)] == [1, 2]
+
+
+def test_an_acknowledgement_waits_for_no_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a worker's commit takes as long as a checkpoint makes it take."""
+    journal.record(ONE, 1, "out", {})
+    committing, go = threading.Event(), threading.Event()
+
+    def busy(name: str) -> None:
+        if name == "journal.record.before":
+            committing.set()
+            assert go.wait(10)
+
+    monkeypatch.setattr(journal_module, "reach", busy)
+    worker = threading.Thread(target=journal.record, args=(ONE, 1, "out", {}))
+    worker.start()
+    try:
+        assert committing.wait(10)
+        for tell in (lambda: journal.acknowledge(1), lambda: journal.remember_master_epoch(7)):
+            loop = threading.Thread(target=tell, daemon=True)
+            loop.start()
+            loop.join(10)
+            assert not loop.is_alive()
+        assert (journal.acked, journal.waiting, journal.highest(), journal.full) == (1, (0, 0), 1, False)
+    finally:
+        go.set()
+        worker.join(10)
+    assert (journal.highest(), journal.waiting, journal.master_epoch) == (2, (1, 2), 7)
+
+
+@pytest.mark.parametrize("trouble", ["a file where its folder should be", "a table that is not there"])
+def test_a_journal_that_cannot_be_opened_is_a_sentence(tmp_path: Path, trouble: str) -> None:
+    path = tmp_path / "state/journal.db"
+    if trouble == "a file where its folder should be":
+        path.parent.touch()
+    else:
+        Journal(path).close()
+        with sqlite3.connect(path) as other:
+            other.execute("drop table meta")
+    with pytest.raises(HostError, match=f"cannot use the journal {path}"):
+        Journal(path)
 
 
 def test_a_damaged_journal_is_a_sentence(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pgha.common.errors import BusError
 from pgha.common.keys import new_key_pair, public_text
 from pgha.common.messages import VERSION, Welcome
 from pgha.common.signing import Signer, Verifier
+from pgha.minion import agent as agent_module
 from pgha.minion.agent import Agent
 from pgha.minion.journal import Journal
 from pgha.minion.settings import Settings
@@ -19,6 +20,16 @@ from pgha.minion.trust import Identity, MasterKeys, Trust
 
 NONCE = b"n" * 16
 SERVER = new_key_pair().public
+
+
+class Quiet:
+    """Neither sees nor does anything: `Sampler` and `Worker`."""
+
+    def poll(self) -> None: ...
+
+    def give_up(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def welcome(**changed: Any) -> Welcome:
@@ -83,3 +94,29 @@ def test_nothing_in_a_welcome_can_be_changed_on_its_way(signer: Signer, changed:
     assert verifier.welcome(signed, NONCE)
     assert not verifier.welcome(signed, b"m" * 16)
     assert not verifier.welcome(signed.model_copy(update=changed), NONCE)
+
+
+def test_what_nobody_thought_of_ends_a_line_and_never_the_minion(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs run here, and would be cancelled with it."""
+    settings = Settings(master="127.0.0.1:1", fingerprint=public_text(SERVER), name="n1")
+    monkeypatch.setattr(agent_module, "BACKOFF_S", (0.01, 0.02))
+    lines, quiet = iter(range(3)), cast(Any, Quiet())
+
+    async def live() -> None:
+        agent = Agent(
+            settings, Identity(tmp_path / "minion.key"), Trust(tmp_path / "trust", MasterKeys(SERVER)), journal
+        )
+        agent.sampler, agent.worker = quiet, quiet
+
+        async def break_down() -> bool:
+            if next(lines) == 2:
+                agent.stop()
+            raise RuntimeError("too many open files")
+
+        monkeypatch.setattr(agent, "_session", break_down)
+        await asyncio.wait_for(agent.run(), 10)
+
+    asyncio.run(live())
+    assert next(lines, None) is None
