@@ -112,6 +112,7 @@ class Router:
         self._waker = self._context.socket(zmq.PUSH)
         self._waker.setsockopt(zmq.LINGER, 0)
         self._waker.connect(self._wake_address)
+        self._wake(b"")  # for what was sent before there was anything to wake the thread with
         self._self_test()
 
     def send(self, peer: str, route: bytes, frames: list[bytes], *, farewell: bool = False) -> None:
