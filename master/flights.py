@@ -42,6 +42,7 @@ class Flight:
     state: str = "queued"
     message: str = ""
     operation: str = ""
+    what: str = ""  # as `held` is asked for it
     blob: str = ""  # SHA-256 of a file that its call may fetch
     deadline: float = float("inf")  # monotonic
     named: float = float("-inf")  # monotonic; its minion said then that it was there

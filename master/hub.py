@@ -30,6 +30,7 @@ from ..common.messages import (
     Accept,
     Answer,
     Bye,
+    Chunk,
     Event,
     Fetch,
     Hello,
@@ -312,6 +313,8 @@ class Hub:
             self._intake.refused(peer, message)
         elif isinstance(message, Lost):
             self._intake.lost(peer, message)
+        elif peer.twin:
+            self._refuse_twin(peer, message)
         elif isinstance(message, Fetch):
             self._spawn(chunks(self, self.ledger, self._blobs, peer, message))
         elif isinstance(message, Sign):
@@ -320,6 +323,16 @@ class Hub:
             self._spawn(self.rotation.next_key(peer, message))
         elif isinstance(message, SuccessorKnown):
             self._spawn(self.rotation.successor_known(peer, message))
+
+    def _refuse_twin(self, peer: Peer, message: Message) -> None:
+        """Rule 5: nothing that only the right one of them may have, and no next key for a thief."""
+        why = f"{peer.twin}; an operator has to look at both"[:500]
+        if isinstance(message, Fetch):
+            self.send(peer, Chunk(sha256=message.sha256, offset=message.offset, why=why))
+        elif isinstance(message, Sign):
+            self.send(peer, Signed(request=message.request, why=why))
+        else:
+            log.error("%s: %s of %s is not taken: %s", peer.name, message.type, peer.address, why)
 
     def _hello(self, peer: Peer, received: Received, hello: Hello) -> None:
         self._routes.pop(peer.route, None)

@@ -3,7 +3,7 @@ taken down by `intake`; who is connected, the hub knows.
 
 Rules:
 1. A job is stored before it is sent; only a query, which may be asked twice, is stored while it is on its way.
-2. While a job is queued and its minion connected, it is sent again; the minion starts it once.
+2. While a job is queued and its minion connected, and not held, it is sent again; the minion starts it once.
 3. A deadline is for the beginning. What its minion says is running goes on, however long it takes. A job is overdue
    only when its minion is there, has told all that it has to tell, and no longer names it; or is away for long.
 """
@@ -95,7 +95,8 @@ class Ledger:
             document=text,
         )
         deadline = self._clock.monotonic() + (row.not_after_ms - self.now_ms()) / 1000
-        return Flight(row.node, job, row.state, "", row.operation, kept["blob"], deadline, sent=True, resend=False)
+        about = {"operation": row.operation, "what": row.what, "blob": kept["blob"]}
+        return Flight(row.node, job, row.state, **about, deadline=deadline, sent=True, resend=False)
 
     # ---- what others ask
 
@@ -157,7 +158,7 @@ class Ledger:
             document=text,
         )
         deadline = self._clock.monotonic() + timeout_s
-        flight = Flight(node, job, operation=operation, blob=blob[0], deadline=deadline)
+        flight = Flight(node, job, operation=operation, what=what, blob=blob[0], deadline=deadline)
         sealed = self._seal.seal(payload(flight), job.jid.encode())
         row = JobRow(job.jid, 1, node, operation, mode, job.cls, what, "queued", job.not_after_ms, sealed)
         stored = self._store.put_job(row, self._clock.now(), lazy=query)
@@ -269,7 +270,7 @@ class Ledger:
             return
         if flight.cancelled:
             self._exchange.send(peer, Cancel(jid=flight.job.jid, att=flight.job.att))
-        elif flight.state == "queued" and flight.resend:
+        elif flight.state == "queued" and flight.resend and not self._exchange.held(flight.node, flight.what):
             flight.sent = True
             job, left_ms = flight.job, max(0, flight.job.not_after_ms - self.now_ms())
             inline = job.document if job.size <= INLINE_BYTES or peer.version < 2 else b""

@@ -112,7 +112,7 @@ class Rotation:
         """It has connected: tell it what it may have missed."""
         if self._successor is not None:
             self._lines.send(peer, self._successor)
-        if peer.name in self._asked:
+        if peer.name in self._asked and not peer.twin:
             self._lines.send(peer, Rotate())
 
     async def successor_known(self, peer: Peer, message: SuccessorKnown) -> None:

@@ -298,3 +298,35 @@ def test_what_ends_between_the_start_of_the_bus_and_of_its_run_is_told_as_it_end
     assert [line.text for line in lines if line.kind == "output"] == ["late"]
     assert [line.state for line in lines if line.kind == "node_done"] == ["done"]
     assert lines[-1].exit == 0
+
+
+# ---- who gets nothing to do
+
+
+def test_a_job_that_was_queued_before_its_minion_was_held_is_kept_back(tmp_path: Path) -> None:
+    async def work(first: Desk) -> list[Any]:
+        first.hands.there = False
+        flight = await first.order(timeout_s=600)
+        desks = [first, await restored(first, tmp_path)]
+        sent: list[Any] = []
+        for desk in desks:
+            desk.ledger.resume("OP")
+            desk.hands.there, desk.hands.why = True, "two hosts use its key"
+            await desk.after(20)
+            sent.append([message.type for message in desk.hands.sent])
+            desk.hands.why = ""
+            await desk.after(20)
+            sent.append(desk.hands.sent[0].type)
+        return [*sent, flight.what, desks[1].ledger.flights()[0].what]
+
+    assert at_a_desk(tmp_path, work) == [[], "JOB", [], "JOB", "cmd", "cmd"]
+
+
+def test_a_job_that_is_cancelled_while_its_minion_is_held_is_cancelled_there(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[str]:
+        flight = await desk.order("accept", timeout_s=600)
+        desk.hands.why = "two hosts use its key"
+        await desk.ledger.cancel(flight)
+        return [message.type for message in desk.hands.sent]
+
+    assert at_a_desk(tmp_path, work) == ["JOB", "CANCEL"]
