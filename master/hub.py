@@ -199,8 +199,9 @@ class Hub:
         return ""
 
     def turning(self) -> bool:
-        """Whether the thread that holds the connections goes round."""
-        return time.monotonic() - self._router.turned < STUCK_S
+        """Whether the thread that holds the connections goes round, and jobs are looked after."""
+        ticks = self._ticker is not None and not self._ticker.done()
+        return ticks and time.monotonic() - self._router.turned < STUCK_S
 
     # ---- the bus
 
@@ -361,6 +362,9 @@ class Hub:
     async def _welcome(self, peer: Peer, route: bytes, hello: Hello) -> None:
         kept = self._store.seen(peer.name, peer.key, peer.address, self._clock.now(), hello.facts.model_dump_json())
         high = await self._store.begin_stream(peer.name, hello.epoch)
+        if peer.version < Lost.first and hello.spool_lo > high + 1:  # it cannot say so itself
+            now = self._clock.now()
+            high = await self._store.lose_events(peer.name, hello.epoch, high + 1, hello.spool_lo - 1, now)
         if await kept:
             await self.reload_keys()  # its new key has spoken; the old one is no more
         if peer.route != route:
@@ -394,15 +398,20 @@ class Hub:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            now = self._clock.monotonic()
-            try:
-                await self.ledger.tick()
-            except PghaError as error:
-                log.error("jobs cannot be written down now: %s", error)
-            self._quarantined = {key: until for key, until in self._quarantined.items() if until > now}
-            for peer, credit in self._credits.turn(self.peers.values()):
-                self.send(peer, credit)
-            self._notify_soon()
+            for part in (self.ledger.tick, self._turn):
+                try:
+                    await part()
+                except PghaError as error:
+                    log.error("jobs cannot be written down now: %s", error)
+                except Exception:  # all that waits for a deadline waits for the next round
+                    log.exception("a round of the bus broke")
+
+    async def _turn(self) -> None:
+        now = self._clock.monotonic()
+        self._quarantined = {key: until for key, until in self._quarantined.items() if until > now}
+        for peer, credit in self._credits.turn(self.peers.values()):
+            self.send(peer, credit)
+        self._notify_soon()
 
     def _notify_soon(self) -> None:
         if not self._notifying:
