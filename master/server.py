@@ -98,9 +98,9 @@ class Master:
         self.store.close()
 
     async def _watchdog(self) -> None:
-        """Tell systemd that this process works, as long as the loop and the threads of the bus do."""
+        """Tell systemd that this process works, as long as the loop and the threads of bus and store do."""
         while True:
-            if self.hub.turning():
+            if self.hub.turning() and self.store.alive:
                 notify("WATCHDOG=1")
             await asyncio.sleep(WATCHDOG_S)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,6 @@ class Writer:
         """Open or create. Raises HostError with what to do."""
         self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._lazy: list[Item] = []
-        self.turned = time.monotonic()  # a transaction ended then, well or not
         self._db = open_database(path, "store", STEPS)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -37,6 +36,11 @@ class Writer:
         self._queue.put(None)
         self._thread.join(10)
         self._db.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is somebody who writes."""
+        return self._thread.is_alive()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction of the writer; its value after the commit, or what it raised."""
@@ -82,11 +86,11 @@ class Writer:
                 outcomes.append(self._one(work))
             self._db.execute("commit")
             reach("store.commit.after")
-        except (SQLError, OSError) as error:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
-            outcomes = [(None, HostError(f"the store does not take the write: {error}"))] * len(batch)
-        self.turned = time.monotonic()
+        except Exception as error:  # noqa: BLE001 - a thread that ended would leave everybody waiting
+            with contextlib.suppress(SQLError):
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+            outcomes = [(None, _refused(error))] * len(batch)
         told = [(future, *outcome) for (_, future, _), outcome in zip(batch, outcomes, strict=True)]
         loop = batch[0][2]
         if not loop.is_closed():
@@ -97,12 +101,18 @@ class Writer:
         self._db.execute("savepoint one")
         try:
             value = work(self._db)
-        except Exception as error:  # noqa: BLE001 - handed to the one who asked
+        except Exception as error:  # handed to the one who asked
+            if not self._db.in_transaction:
+                raise  # a full disk has undone all of it, and this is why
             self._db.execute("rollback to one")
             self._db.execute("release one")
-            return None, error
+            return None, _refused(error) if isinstance(error, SQLError) else error
         self._db.execute("release one")
         return value, None
+
+
+def _refused(error: Exception) -> HostError:
+    return HostError(f"the store does not take the write: {error}")
 
 
 def _resolve(told: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:

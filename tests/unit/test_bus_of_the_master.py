@@ -10,17 +10,21 @@ from typing import Any, TypeVar
 import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.errors import BusError
+from pgha.common.keys import new_key_pair
 from pgha.common.messages import Event, Message, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
 from pgha.master import resumption
+from pgha.master.blobs import Blobs
 from pgha.master.flights import Flight, Flights, read_event
+from pgha.master.hub import Hub
 from pgha.master.intake import Intake
 from pgha.master.ledger import AWAY_S, OVERDUE_S, Ledger
 from pgha.master.operations import Operations
 from pgha.master.peers import Peer
+from pgha.master.rotation import KeyFiles
 from pgha.master.runs import RunRequest
-from pgha.master.simulation import LoopClock
+from pgha.master.simulation import LoopClock, play
 from pgha.master.store import Store
 
 T = TypeVar("T")
@@ -330,3 +334,30 @@ def test_a_job_that_is_cancelled_while_its_minion_is_held_is_cancelled_there(tmp
         return [message.type for message in desk.hands.sent]
 
     assert at_a_desk(tmp_path, work) == ["JOB", "CANCEL"]
+
+
+# ---- what must never stand still
+
+
+def test_a_round_that_breaks_is_told_and_the_next_one_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        nothing: Any = None
+        store, keys = Store(tmp_path / "pgha.db"), new_key_pair()
+        files = KeyFiles(tmp_path / "curve.key", tmp_path / "signing.key")
+        signer, blobs = Signer(files.signing), Blobs(tmp_path / "blobs", Plain())
+        hub = Hub(store, nothing, keys, signer, blobs, "127.0.0.1", 0, LoopClock(), nothing, print, 1, files)
+        rounds = []
+
+        async def broken() -> None:
+            rounds.append(1)
+            raise KeyError("no such thing")
+
+        vars(hub.ledger)["tick"] = broken
+        ticker = asyncio.create_task(hub._tick())
+        await asyncio.sleep(4.5)
+        assert (len(rounds), ticker.done()) == (4, False)
+        ticker.cancel()
+        store.close()
+
+    play(body())
+    assert "a round of the bus broke" in caplog.text

@@ -84,7 +84,24 @@ def test_one_failing_write_costs_nobody_elses(tmp_path: Path) -> None:
         half = await store.read(lambda db: db.execute("select * from meta where key='half'").fetchall())
         return [*(type(one) for one in ended if isinstance(one, Exception)), half, len(await store.notes("prod"))]
 
-    assert using(tmp_path, work) == [ValueError, sqlite3.OperationalError, [], 50]
+    assert using(tmp_path, work) == [ValueError, HostError, [], 50]
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_told_as_that_and_stops_nobody(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await store.note("prod", "before", "v")
+        pages = "select page_count from pragma_page_count"
+        await store.write(
+            lambda db: db.execute(f"pragma max_page_count={db.execute(pages).fetchone()[0] + 1}").fetchone()
+        )
+        small = store.submit(lambda db: db.execute("insert into meta values ('small', '')"), lazy=True)
+        ended = await asyncio.gather(small, store.note("prod", "large", "x" * 5_000_000), return_exceptions=True)
+        await store.write(lambda db: db.execute("pragma max_page_count=1000000").fetchone())
+        await store.note("prod", "after", "v")
+        return [*(str(one).rpartition(": ")[2] for one in ended), sorted(await store.notes("prod")), store.alive]
+
+    full = "database or disk is full"
+    assert using(tmp_path, work) == [full, full, ["after", "before"], True]
 
 
 def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> None:
