@@ -61,16 +61,32 @@ def save_private(path: Path, raw: bytes) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read, whole or not at all, so that it outlives a power cut.
+
+    Raises OSError when the disk refuses; then nothing has changed, and nothing is in the way of the next try.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary.unlink(missing_ok=True)  # of a process that had the same number, and died here
     try:
-        os.write(handle, text.encode())
-        os.fsync(handle)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def rename(path: Path, to: Path) -> None:
+    """Give a file another name, also if the power goes right afterwards. Raises OSError when the disk refuses."""
+    path.replace(to)
+    folder = os.open(to.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
     finally:
-        os.close(handle)
-    temporary.replace(path)
+        os.close(folder)
 
 
 def fingerprint(public: bytes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pgha.common.keys import (
     new_key_pair,
     public_from_text,
     public_text,
+    rename,
     write_private,
 )
 
@@ -41,6 +44,51 @@ def test_a_file_that_holds_no_key_is_told_and_left_alone(tmp_path: Path, text: s
     with pytest.raises(UserError, match="does not hold a pgha key"):
         load_or_create(path)
     assert path.read_text() == text
+
+
+def test_a_file_that_a_full_disk_did_not_take_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "minion.key"
+    write_private(path, "before")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_private(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    write_private(path, "after")
+    assert path.read_text() == "after"
+
+
+def test_what_a_process_left_that_died_while_it_wrote_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "minion.key"
+    (tmp_path / f".{path.name}.{os.getpid()}").write_text("half a k")
+    write_private(path, "whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("change", ["written", "renamed"])
+def test_a_file_is_forced_to_the_disk_with_the_folder_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path, to, forced, fsync = tmp_path / "minion.key.next", tmp_path / "minion.key", list[str](), os.fsync
+    write_private(path, "key")
+
+    def told(handle: int) -> None:
+        forced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", told)
+    write_private(to, "key") if change == "written" else rename(path, to)
+    assert to.read_text() == "key"
+    assert forced[-1] == str(tmp_path)
+    assert len(forced) == (2 if change == "written" else 1)
 
 
 def test_the_public_key_survives_being_written_down() -> None:
