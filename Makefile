@@ -2,12 +2,13 @@
 # PYTHON=python3.12 make test   takes another interpreter than python3, for a new .venv.
 
 PYTHON ?= python3
+FUZZ_S ?= 60
 BIN := .venv/bin
 LAB := $(BIN)/python packaging/lab/lab
 TYPED := common states minion master tests packaging/lab/labkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lab clean venv
+.PHONY: help demo test check bench fuzz lab clean venv
 
 help: ## print this
 	@echo "make WORD, where WORD is one of"
@@ -32,6 +33,14 @@ check: venv build/types ## format, lint, types, and who may import whom
 
 bench: venv ## measure against floors and Salt; BENCH="--quick" or names: ping fanout events files salt apply
 	@$(BIN)/python tests/bench/all.py $(BENCH)
+
+fuzz: venv ## throw bytes at what reads the bus, led by atheris; FUZZ_S=60 seconds
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	  $(BIN)/pip install -q --disable-pip-version-check --only-binary :all: atheris==3.0.0 || { \
+	  echo "atheris cannot be installed for $$($(BIN)/python -V): PYTHON=python3.11 make clean fuzz" >&2; exit 1; }
+	@mkdir -p build/fuzz/corpus build/fuzz/found && $(BIN)/python tests/fuzz/fuzz_codec.py --seeds build/fuzz/seeds
+	$(BIN)/python tests/fuzz/fuzz_codec.py -max_total_time=$(FUZZ_S) -max_len=65536 -timeout=5 \
+	  -artifact_prefix=build/fuzz/found/ build/fuzz/corpus build/fuzz/seeds
 
 lab: venv ## three bare nodes, to try things by hand (root)
 	@$(LAB) up --install-missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,7 +24,7 @@ class Settings(BaseModel):
     master: str
     fingerprint: str
     name: NodeName
-    token: str = ""
+    token: str = Field("", repr=False)
 
     @property
     def bus_address(self) -> str:
