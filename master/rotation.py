@@ -3,6 +3,9 @@
 A minion makes its next key itself and tells the public half on its present connection; both are good until the new one
 has said HELLO. The master's next keys are made here, signed with the signing key it has, and told to every minion; they
 are used once all of them have them, or an operator says that the rest may be enrolled anew.
+
+Two files change their names for that. The signing key is made first and put in place first, so that what is there after
+a crash says how far it came: a next CURVE key without a next signing key has only to be put in place, too.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..common.errors import Refused, UserError
-from ..common.keys import load_or_create, public_text
+from ..common.errors import HostError, Refused, UserError
+from ..common.keys import load_or_create, public_text, rename
 from ..common.messages import Message, NextKey, NextKeyKnown, Rotate, Successor, SuccessorKnown
 from ..common.signing import Signer
 from .peers import Peer
@@ -40,7 +43,7 @@ class Lines(Protocol):
 
 @dataclass(frozen=True)
 class KeyFiles:
-    """Where the master's keys are; the next ones are beside them."""
+    """Where the master's keys are; the next ones are beside them. The methods raise HostError when the disk refuses."""
 
     curve: Path
     signing: Path
@@ -52,6 +55,24 @@ class KeyFiles:
     @property
     def next_signing(self) -> Path:
         return self.signing.with_name(self.signing.name + ".next")
+
+    def settle(self) -> None:
+        """End a change that a crash has cut in two; to be done before the keys are read."""
+        if self.next_curve.exists() and not self.next_signing.exists():
+            _rename(self.next_curve, self.curve)
+
+    def change(self) -> None:
+        """Put the next keys in place."""
+        if self.next_signing.exists():
+            _rename(self.next_signing, self.signing)
+        _rename(self.next_curve, self.curve)
+
+
+def _rename(path: Path, to: Path) -> None:
+    try:
+        rename(path, to)
+    except OSError as error:
+        raise HostError(f"cannot put {path} in place of {to.name}: {error.strerror}") from None
 
 
 class Rotation:
@@ -98,11 +119,16 @@ class Rotation:
     # ---- the master's keys
 
     def _load(self) -> Successor:
-        server = load_or_create(self._files.next_curve).public
-        return self._signer.successor(server, Signer(self._files.next_signing).public)
+        signing = Signer(self._files.next_signing).public
+        return self._signer.successor(load_or_create(self._files.next_curve).public, signing)
 
     def begin(self) -> str:
-        """Make the next keys, or go on with those made before, and tell everybody. The next fingerprint."""
+        """Make the next keys, or go on with those made before, and tell everybody. The next fingerprint.
+
+        Raises Refused while new keys are in place that this process does not use yet: those would be passed over.
+        """
+        if Signer(self._files.signing).public != self._signer.public:
+            raise Refused("new keys are in place and not used yet; first: systemctl restart pgha-master")
         self._successor = self._load()
         for peer in self._lines.peers.values():
             self.greeted(peer)
@@ -134,7 +160,7 @@ class Rotation:
     async def finish(self, force: bool) -> str:
         """Put the next keys in place; they are used when the master is started again. The new fingerprint.
 
-        Raises UserError when no rotation was begun, Refused while minions would be left behind.
+        Raises UserError when no rotation was begun, Refused while minions would be left behind, HostError.
         """
         if self._successor is None:
             raise UserError("no rotation of the master's keys has begun; begin it: pgha-master keys rotate --master")
@@ -144,7 +170,6 @@ class Rotation:
                 f"{', '.join(missing)} do not have the next keys yet and could not come back: wait until they have "
                 "been connected, or give --force and enrol them anew afterwards"
             )
-        self._files.next_signing.replace(self._files.signing)
-        self._files.next_curve.replace(self._files.curve)
+        self._files.change()
         text, self._successor = public_text(self._successor.server_key), None
         return text

@@ -48,10 +48,11 @@ class Master:
         self.paths, self.clock = paths, SystemClock()
         self.vault = Vault(master_key_path(paths), paths.state / "secrets")
         self.store = Store(paths.state / "pgha.db")
-        keys = load_or_create(curve_key_path(paths))
+        files = KeyFiles(curve_key_path(paths), signing_key_path(paths))
+        files.settle()
+        keys = load_or_create(files.curve)
         self.fingerprint = public_text(keys.public)
         self.listen = f"{settings.listen}:{settings.port}"
-        files = KeyFiles(curve_key_path(paths), signing_key_path(paths))
         self.blobs = Blobs(paths.state / "blobs", self.vault)
         self.uploads = Uploads(self.blobs, self.clock)
         self._keep = settings.keep

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 from pgha.common.cluster import Cluster
-from pgha.common.errors import BusError
-from pgha.common.keys import new_key_pair
+from pgha.common.errors import BusError, HostError, Refused
+from pgha.common.keys import load_or_create, new_key_pair, public_text
 from pgha.common.messages import Event, Message, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
@@ -22,7 +22,7 @@ from pgha.master.intake import Intake
 from pgha.master.ledger import AWAY_S, OVERDUE_S, Ledger
 from pgha.master.operations import Operations
 from pgha.master.peers import Peer
-from pgha.master.rotation import KeyFiles
+from pgha.master.rotation import KeyFiles, Rotation
 from pgha.master.runs import RunRequest
 from pgha.master.simulation import LoopClock, play
 from pgha.master.store import Store
@@ -361,3 +361,82 @@ def test_a_round_that_breaks_is_told_and_the_next_one_comes(tmp_path: Path, capl
 
     play(body())
     assert "a round of the bus broke" in caplog.text
+
+
+# ---- new keys
+
+
+class Lines:
+    """A master without minions, or with one."""
+
+    def __init__(self, *peers: Peer) -> None:
+        self.peers = {peer.name: peer for peer in peers}
+
+    def connected(self, name: str) -> bool:
+        return True
+
+    def send(self, peer: Peer, message: Message) -> None: ...
+
+    async def reload_keys(self) -> None: ...
+
+
+def rotation_of(folder: Path, store: Any = None, *peers: Peer) -> tuple[Rotation, KeyFiles]:
+    """As a master that is started over these files has it."""
+    files = KeyFiles(folder / "curve.key", folder / "signing.key")
+    files.settle()
+    load_or_create(files.curve)
+    return Rotation(store, Signer(files.signing), files, Lines(*peers)), files
+
+
+def keys_in(files: KeyFiles) -> tuple[bytes, bytes]:
+    return load_or_create(files.curve).public, Signer(files.signing).public
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_crash_while_new_keys_are_put_in_place_leaves_one_pair_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    rotation, files = rotation_of(tmp_path)
+    old = keys_in(files)
+    told = rotation.begin()
+    new = (load_or_create(files.next_curve).public, Signer(files.next_signing).public)
+    assert told == public_text(new[0])
+    done: list[Path] = []
+
+    def dies(path: Path, to: Path) -> None:
+        if len(done) == renames:
+            raise OSError(28, "No space left on device")
+        done.append(path.replace(to))
+
+    monkeypatch.setattr("pgha.master.rotation.rename", dies)
+
+    async def finish(store: Store) -> str:
+        return await rotation_of(tmp_path, store)[0].finish(force=True)
+
+    if renames < 2:
+        with pytest.raises(HostError, match="cannot put"):
+            using(tmp_path, finish)
+        assert renames == len(done)
+    else:
+        assert using(tmp_path, finish) == told
+    monkeypatch.undo()
+    after, files = rotation_of(tmp_path)
+    assert keys_in(files) == (old if renames == 0 else new)
+    if renames == 0:
+        assert after.begin() == told
+        using(tmp_path, finish)
+        assert keys_in(files) == new
+
+
+def test_no_next_keys_are_made_while_new_ones_wait_for_a_restart(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        rotation, files = rotation_of(tmp_path, store)
+        rotation.begin()
+        await rotation.finish(force=True)
+        with pytest.raises(Refused, match="restart pgha-master"):
+            rotation.begin()
+        assert not files.next_curve.exists()
+        assert not files.next_signing.exists()
+        rotation_of(tmp_path, store)[0].begin()
+
+    using(tmp_path, work)
