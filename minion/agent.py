@@ -228,7 +228,10 @@ class Agent:
                 raise _Farewell(message)
             if isinstance(message, Welcome):
                 line = self._welcome(dialer, message, nonce, master)
-                self.identity.greeted(mine)
+                try:
+                    self.identity.greeted(mine)
+                except OSError as error:
+                    log.error("this minion's new key is not in its place yet: %s", error)
                 return line
         return None
 
@@ -248,7 +251,19 @@ class Agent:
             raise BusError("this master has been replaced by a newer one; not taking orders from it")
         if welcome.mepoch > self.journal.master_epoch:
             self.journal.remember_master_epoch(welcome.mepoch)
-        self.trust.greeted(master, signing, self.settings.server_key)
+        try:
+            self.trust.greeted(master, signing, self.settings.server_key)
+        except HostError as error:
+            log.error("the master's keys are not written down yet: %s", error)
+        if welcome.hw > self.journal.highest():
+            log.error(
+                "the master has %d events of this host, and its journal ends at %d: it is older than what it has told, "
+                "as after a disk was restored. It goes on under a new epoch; what it has forgotten ends as unknown",
+                welcome.hw,
+                self.journal.highest(),
+            )
+            self.journal.renew()
+            raise BusError("the journal begins a new epoch")
         self.journal.acknowledge(welcome.hw)
         with self._welcomed:
             self._welcomes += 1
@@ -318,6 +333,18 @@ class Agent:
             assert isinstance(message, (Welcome, Pong))
 
     async def _change_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
+        """Raises BusError when the master's next keys are not signed.
+
+        A disk that refuses changes nothing: the master tells it again on the next line, and the present keys are good.
+        """
+        if isinstance(message, Successor) and not line.verifier.successor(message):
+            raise BusError("the master's next keys are not signed with the key it has")
+        try:
+            await self._write_keys(message, line)
+        except (PghaError, OSError) as error:
+            log.error("keys cannot be changed now: %s", error)
+
+    async def _write_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
         if isinstance(message, Rotate):
             await line.send(NextKey(public=self.identity.make_next().public))
         elif isinstance(message, NextKeyKnown):
@@ -325,12 +352,10 @@ class Agent:
                 log.info("this minion's next key is known to the master; connecting with it")
                 self._attempt = 0
                 self._reconnect.set()
-        elif line.verifier.successor(message):
+        else:
             if self.trust.next != MasterKeys(message.server_key, message.signing_key):
                 self.trust.succeed(message, self.settings.server_key)
             await line.send(SuccessorKnown(server_key=message.server_key))
-        else:
-            raise BusError("the master's next keys are not signed with the key it has")
 
     def _answer(self, answer: Answer) -> None:
         """Called from a query's thread, or from the loop for one that waited for nothing."""

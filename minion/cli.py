@@ -91,6 +91,7 @@ def run() -> None:
 
 
 async def _run() -> None:
+    from ..common.keys import public_text
     from ..common.notify import notify
     from ..common.paths import Paths
     from . import apt
@@ -106,6 +107,7 @@ async def _run() -> None:
     paths = MinionPaths(Paths.from_environment())
     settings, identity = load(paths.settings), Identity(paths.key)
     trust, journal = Trust.load(paths.trust, settings.server_key), Journal(paths.journal)
+    journal.belong_to(public_text(settings.server_key), trust.names)
     apt.let_services_start()
     agent = Agent(settings, identity, trust, journal)
     host = Host(agent.sign, agent.confirm)

@@ -5,8 +5,9 @@ Rules:
 2. A change of a job's state and the event that tells of it are one transaction.
 3. After a crash every `started` job is `interrupted`, with its event; it never runs again by itself.
 4. No job's document is kept here: it may hold secrets, and an interrupted job is not resumed from it.
-5. Acknowledged events stay as a ring for a day, up to 64 MiB: a master restored from a backup asks for them again.
-6. An event is never dropped. A full spool makes the worker wait.
+5. An epoch's numbers are used once: what came out of an older copy of this file gets a new epoch.
+6. Acknowledged events stay as a ring for a day, up to 64 MiB: a master restored from a backup asks for them again.
+7. An event is never dropped. A full spool makes the worker wait.
 
 One connection, shared under a lock that is held through each commit: threads call this, and the agent's loop only what
 needs no disk (`acknowledge`, `waiting`, `full`, `highest`, `remember_master_epoch`).
@@ -18,7 +19,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,40 @@ class Journal:
     def remember_master_epoch(self, mepoch: int) -> None:
         """Written down with the next transaction: the first job of that master is one."""
         self._mepoch = max(self._mepoch, mepoch)
+
+    # ---- which master, and which epoch
+
+    def belong_to(self, master: str, names: Collection[str]) -> None:
+        """This host is enrolled with that master; `names` are the keys under which it may be known here.
+
+        Of another one nothing is kept that this one would be told, or measured by.
+        """
+        with self._reading():
+            kept = self._meta("master", master)
+        if kept != master and kept not in names:
+            self._begin_anew("forget", keep=False, mepoch=0)
+        if kept != master:
+            with self._transaction("master"):
+                self._set_meta("master", master)
+
+    def renew(self) -> None:
+        """This journal is older than what it has told: a new epoch, begun with what is not acknowledged."""
+        self._begin_anew("renew", keep=True, mepoch=self._mepoch)
+
+    def _begin_anew(self, name: str, keep: bool, mepoch: int) -> None:
+        with self._lock:
+            epoch, acked = os.urandom(8).hex(), self.acked
+            with self._transaction(name) as db:
+                db.execute("delete from events where seq <= ?", (acked if keep else self.highest(),))
+                db.execute("update events set seq = -seq")  # no number is ever there twice
+                db.execute("update events set seq = -seq - ?", (acked,))
+                self._set_meta("epoch", epoch)
+                self._set_meta("acked", "0")
+                self._set_meta("mepoch", str(mepoch))
+                self._kept = acked, self._mepoch  # not to be written over that
+            self.epoch, self._mepoch, self._kept = epoch, mepoch, (0, mepoch)
+            with self._reading():
+                self._count(0)
 
     # ---- debts (states.converge.Debts)
 

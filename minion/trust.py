@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..common.errors import HostError, UserError
-from ..common.keys import KeyPair, load_or_create, public_from_text, public_text, write_private
+from ..common.keys import KeyPair, load_or_create, public_from_text, public_text, rename, write_private
 from ..common.messages import Successor
 
 
@@ -31,36 +31,54 @@ class Trust:
     path: Path
     now: MasterKeys
     next: MasterKeys | None = None
+    origin: bytes = b""  # the key that this host was enrolled with, when this was written
+    _unsaved: bool = False
 
     @classmethod
     def load(cls, path: Path, enrolled: bytes) -> Trust:
         """What is written there, as long as it is about the master that this host was enrolled with.
 
+        It is, too, when the host was enrolled anew with a key that the master it knew has taken since.
         Raises UserError when the file cannot be read.
         """
         if not path.exists():
             return cls(path, MasterKeys(enrolled))
         try:
             kept = json.loads(path.read_text())
-            trust = cls(path, _keys(kept["now"]), _keys(kept["next"]) if kept.get("next") else None)
             origin = public_from_text(kept["enrolled"])
+            trust = cls(path, _keys(kept["now"]), _keys(kept["next"]) if kept.get("next") else None, origin)
         except (OSError, ValueError, KeyError, TypeError, UserError):
             raise UserError(f"{path} cannot be read; remove it, and the master's keys are learnt anew") from None
-        return trust if origin == enrolled else cls(path, MasterKeys(enrolled))
+        return trust if public_text(enrolled) in trust.names else cls(path, MasterKeys(enrolled))
+
+    @property
+    def names(self) -> set[str]:
+        """The keys that this master is known by here."""
+        return {public_text(key) for key in (self.origin, *(keys.server for keys in self.candidates())) if key}
 
     def candidates(self) -> list[MasterKeys]:
         return [self.now] if self.next is None else [self.now, self.next]
 
     def greeted(self, by: MasterKeys, signing: bytes, enrolled: bytes) -> None:
-        """A WELCOME under these keys was good: they are the present ones."""
+        """A WELCOME under these keys was good: they are the present ones.
+
+        Raises HostError when that cannot be written down; it holds for now, and is written at the next WELCOME.
+        """
         now = replace(by, signing=signing)
         if now != self.now:
             self.now, self.next = now, None if by is not self.now else self.next
+            self._unsaved = True
+        if self._unsaved:
             self._save(enrolled)
 
     def succeed(self, successor: Successor, enrolled: bytes) -> None:
-        self.next = MasterKeys(successor.server_key, successor.signing_key)
-        self._save(enrolled)
+        """Raises HostError when it cannot be written down; then it is as if it had not been told."""
+        before, self.next = self.next, MasterKeys(successor.server_key, successor.signing_key)
+        try:
+            self._save(enrolled)
+        except HostError:
+            self.next = before
+            raise
 
     def _save(self, enrolled: bytes) -> None:
         kept = {"enrolled": public_text(enrolled), "now": _text(self.now)}
@@ -70,6 +88,7 @@ class Trust:
             write_private(self.path, json.dumps(kept) + "\n")
         except OSError as error:
             raise HostError(f"cannot write {self.path}: {error.strerror}") from None
+        self._unsaved = False
 
 
 @dataclass
@@ -101,14 +120,14 @@ class Identity:
         if self.next is None or self.next.public != public:
             return False
         if not self.known:
-            self._next_path.replace(self._known_path)
+            rename(self._next_path, self._known_path)
             self.known = True
         return True
 
     def greeted(self, by: KeyPair) -> None:
         """A WELCOME came under that key."""
         if self.known and self.next is not None and by.public == self.next.public:
-            self._known_path.replace(self.path)
+            rename(self._known_path, self.path)
             self.now, self.next, self.known = self.next, None, False
 
     @property

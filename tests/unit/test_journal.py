@@ -209,6 +209,69 @@ def test_a_job_is_forgotten_a_day_after_its_deadline_and_no_sooner(journal: Jour
     assert journal.seen(TWO, 1)  # it has not ended
 
 
+def test_a_journal_that_is_older_than_what_it_told_begins_a_new_epoch_with_what_waits(
+    journal: Journal, reopen: Callable[[], Journal]
+) -> None:
+    for number in range(10):
+        journal.record(ONE, 1, "out", {"n": number})
+    journal.acknowledge(7)
+    journal.remember_master_epoch(5)
+    before = journal.epoch
+    journal.renew()
+    journal.record(ONE, 1, "done", {})
+    for find in (lambda: journal, reopen):
+        one = find()
+        assert one.epoch == journal.epoch != before
+        assert (one.acked, one.highest(), one.lowest(), one.master_epoch) == (0, 4, 1, 5)
+        assert one.waiting == (4, 3 * len(b'{"n":7}') + 2)
+        assert [(e.seq, json.loads(e.body).get("n")) for e in one.events_after(0, 9)] == [
+            (1, 7),
+            (2, 8),
+            (3, 9),
+            (4, None),
+        ]
+
+
+def test_a_new_epoch_that_the_disk_does_not_take_is_none(journal: Journal, tmp_path: Path) -> None:
+    journal.record(ONE, 1, "out", {})
+    before = journal.epoch
+    with sqlite3.connect(tmp_path / "state/journal.db") as other:
+        other.execute("create trigger no before update on events begin select raise(abort, 'disk full'); end")
+    with pytest.raises(HostError, match="disk full"):
+        journal.renew()
+    assert (journal.epoch, journal.highest(), journal.waiting) == (before, 1, (1, 2))
+
+
+def test_another_master_is_told_nothing_of_what_was_before_it(journal: Journal, reopen: Callable[[], Journal]) -> None:
+    journal.belong_to("master-a", {"master-a"})
+    journal.remember_master_epoch(5)
+    for _ in range(3):
+        journal.record(ONE, 1, "out", {"text": "secret"})
+    journal.accept(ONE, 1, "call", LATER)
+    journal.acknowledge(1)
+    before = journal.epoch
+    same = reopen()
+    same.belong_to("master-a", {"master-a"})
+    assert (same.epoch, same.highest()) == (before, 4)  # the job that had not ended is interrupted
+    same.belong_to("master-b", {"master-b"})
+    for find in (lambda: same, reopen):
+        one = find()
+        one.belong_to("master-b", {"master-b"})
+        assert one.epoch == same.epoch != before
+        assert (one.acked, one.highest(), one.waiting, one.master_epoch) == (0, 0, (0, 0), 0)
+        assert one.events_after(0, 9) == []
+        assert one.seen(ONE, 1)
+
+
+def test_a_master_that_has_changed_its_key_is_the_same_one(journal: Journal) -> None:
+    journal.belong_to("key-1", {"key-1"})
+    journal.record(ONE, 1, "out", {})
+    before = journal.epoch
+    journal.belong_to("key-2", {"key-1", "key-2"})
+    journal.belong_to("key-2", {"key-2"})
+    assert (journal.epoch, journal.highest()) == (before, 1)
+
+
 def test_debts_outlive_the_process_and_are_paid_once(journal: Journal, reopen: Callable[[], Journal]) -> None:
     journal.owe("service:haproxy")
     journal.owe("service:haproxy")

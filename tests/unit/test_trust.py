@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pgha.common.codec import decode
 from pgha.common.errors import BusError
 from pgha.common.keys import new_key_pair, public_text
-from pgha.common.messages import VERSION, Welcome
+from pgha.common.messages import FROM_MINION, VERSION, Event, Message, NextKey, Rotate, SuccessorKnown, Welcome
+from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
 from pgha.minion import agent as agent_module
-from pgha.minion.agent import Agent
+from pgha.minion.agent import Agent, _Line
 from pgha.minion.journal import Journal
+from pgha.minion.outbox import Outbox
 from pgha.minion.settings import Settings
 from pgha.minion.trust import Identity, MasterKeys, Trust
 
@@ -30,6 +35,21 @@ class Quiet:
     def give_up(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Wire:
+    """A `Dialer`, and what was said on it."""
+
+    def __init__(self) -> None:
+        self.said: list[Message] = []
+
+    async def send(self, frames: list[bytes]) -> bool:
+        self.said.append(decode(frames, FROM_MINION))
+        return True
+
+
+def line_of(wire: Wire, signer: Signer, outbox: Outbox) -> _Line:
+    return _Line(cast(Any, wire), outbox, Verifier(signer.public), VERSION, 0)
 
 
 def welcome(**changed: Any) -> Welcome:
@@ -120,3 +140,97 @@ def test_what_nobody_thought_of_ends_a_line_and_never_the_minion(
 
     asyncio.run(live())
     assert next(lines, None) is None
+
+
+def test_a_disk_that_takes_no_key_breaks_no_line_and_is_asked_again(
+    tmp_path: Path, journal: Journal, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(master="127.0.0.1:1", fingerprint=public_text(SERVER), name="n1")
+    keys, wire, room = MasterKeys(SERVER, signer.public), Wire(), [False, True, False, True]
+    line = line_of(wire, signer, Outbox(journal, 0, 9, 0))
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    async def live() -> None:
+        agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(tmp_path / "trust", keys), journal)
+        monkeypatch.setattr(os, "fsync", full)
+        for _ in range(2):
+            await agent._take(Rotate(), line)
+            room.pop(0)
+        assert agent.identity.next is not None
+        assert wire.said == [NextKey(public=agent.identity.next.public)]
+        successor = signer.successor(b"s" * 32, b"t" * 32)
+        for _ in range(2):
+            await agent._take(successor, line)
+            room.pop(0) if len(room) > 1 else None
+        assert wire.said[1:] == [SuccessorKnown(server_key=b"s" * 32)]
+        assert Trust.load(tmp_path / "trust", SERVER).next == MasterKeys(b"s" * 32, b"t" * 32)
+        with pytest.raises(BusError, match="not signed"):
+            await agent._take(successor.model_copy(update={"signature": b"x"}), line)
+
+    asyncio.run(live())
+
+
+def test_keys_that_a_welcome_proved_hold_while_the_disk_is_full_and_are_written_later(
+    tmp_path: Path, journal: Journal, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(master="127.0.0.1:1", fingerprint=public_text(SERVER), name="n1")
+    path, nobody = tmp_path / "trust", cast(Any, None)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def live() -> None:
+        agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(path, MasterKeys(SERVER)), journal)
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", full)
+            agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now)
+        assert not path.exists()
+        stranger = Signer(tmp_path / "stranger.key")
+        with pytest.raises(BusError, match="not its signing key"):
+            agent._welcome(nobody, stranger.welcome(welcome(), NONCE), NONCE, agent.trust.now)
+        agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now)
+        assert Trust.load(path, SERVER).now == MasterKeys(SERVER, signer.public)
+
+    asyncio.run(live())
+
+
+def test_a_master_that_has_more_than_the_journal_ever_made_is_answered_under_a_new_epoch(
+    greet: Callable[[Welcome], None], signer: Signer, journal: Journal
+) -> None:
+    """The disk of this host was restored: numbers that were used once would be used again, and never be sent."""
+    for _ in range(5):
+        journal.record(new_job_id(), 1, "out", {})
+    journal.acknowledge(2)
+    before = journal.epoch
+    with pytest.raises(BusError, match="a new epoch"):
+        greet(signer.welcome(welcome(hw=20), NONCE))
+    assert journal.epoch != before
+    greet(signer.welcome(welcome(hw=0), NONCE))
+    assert [event.seq for event in Outbox(journal, 0, 9, 0).next() if isinstance(event, Event)] == [1, 2, 3]
+
+
+def test_a_host_that_was_enrolled_with_another_master_keeps_nothing_of_the_keys_before(
+    tmp_path: Path, signer: Signer
+) -> None:
+    path, other = tmp_path / "trust", new_key_pair().public
+    Trust(path, MasterKeys(SERVER)).greeted(MasterKeys(SERVER), signer.public, SERVER)
+    assert Trust.load(path, SERVER).now == MasterKeys(SERVER, signer.public)
+    moved = Trust.load(path, other)
+    assert (moved.now, moved.names) == (MasterKeys(other), {public_text(other)})
+
+
+def test_a_host_that_was_enrolled_anew_with_the_changed_key_of_its_master_knows_it(
+    tmp_path: Path, signer: Signer
+) -> None:
+    path, changed = tmp_path / "trust", new_key_pair().public
+    trust = Trust(path, MasterKeys(SERVER))
+    trust.greeted(trust.now, signer.public, SERVER)
+    trust.succeed(signer.successor(changed, b"s" * 32), SERVER)
+    again = Trust.load(path, changed)
+    assert again.candidates() == [MasterKeys(SERVER, signer.public), MasterKeys(changed, b"s" * 32)]
+    assert again.names == {public_text(SERVER), public_text(changed)}
