@@ -111,7 +111,9 @@ class Rotation:
         now = time.time()
         machine = peer.facts.machine_id if peer.facts else ""
         row = MinionRow(peer.name, text, "next", peer.address, machine, "rotated", now, now, "")
-        await self._store.put_next_key(row)
+        if not await self._store.put_next_key(row, peer.key):
+            log.warning("%s told a next key, and its present one is accepted no more", peer.name)
+            return
         await self._lines.reload_keys()
         self._asked.discard(peer.name)
         self._lines.send(peer, NextKeyKnown(public=message.public))

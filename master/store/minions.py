@@ -44,7 +44,7 @@ class Minions(Writer):
 
         def work(db: Connection) -> bool:
             row = db.execute("select state from minions where public_key=?", (key,)).fetchone()
-            promoted = row is not None and row[0] == "next"
+            promoted = row is not None and row[0] == "next" and _accepted(db, name)
             if promoted:
                 db.execute("update minions set state='retired', since=? where name=? and state='accepted'", (at, name))
                 db.execute("update minions set state='accepted', since=? where public_key=?", (at, key))
@@ -53,14 +53,21 @@ class Minions(Writer):
 
         return self.submit(work)
 
-    async def put_next_key(self, row: MinionRow) -> None:
-        """Beside the accepted key of that name, in place of a next one that was never used."""
+    async def put_next_key(self, row: MinionRow, present: str) -> bool:
+        """Beside the accepted key `present` of that name, in place of a next one that was never used.
 
-        def work(db: Connection) -> None:
+        False, and nothing has changed, when `present` is not that name's key any more, or the next one is known.
+        """
+
+        def work(db: Connection) -> bool:
+            known = db.execute("select 1 from minions where public_key=?", (row.public_key,)).fetchone()
+            if known or not _accepted(db, row.name, present):
+                return False
             db.execute("delete from minions where name=? and state='next'", (row.name,))
             db.execute(_PUT_MINION, astuple(row))
+            return True
 
-        await self.write(work)
+        return await self.write(work)
 
     async def forget_waiting(self, before: float) -> None:
         """Keys that knocked, were never decided about, and have not knocked since then; tokens that ended before."""
@@ -83,3 +90,9 @@ class Minions(Writer):
     async def spend_token(self, token_id: str) -> bool:
         """True for the one who gets to use it."""
         return await self.write(lambda db: db.execute("delete from tokens where id=?", (token_id,)).rowcount == 1)
+
+
+def _accepted(db: Connection, name: str, key: str = "") -> bool:
+    """Whether that name has an accepted key, or that one."""
+    row = db.execute("select public_key from minions where name=? and state='accepted'", (name,)).fetchone()
+    return row is not None and key in ("", row[0])

@@ -11,7 +11,7 @@ import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.errors import BusError, HostError, Refused
 from pgha.common.keys import load_or_create, new_key_pair, public_text
-from pgha.common.messages import Event, Message, Running
+from pgha.common.messages import Event, Message, NextKey, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
 from pgha.master import resumption
@@ -25,7 +25,7 @@ from pgha.master.peers import Peer
 from pgha.master.rotation import KeyFiles, Rotation
 from pgha.master.runs import RunRequest
 from pgha.master.simulation import LoopClock, play
-from pgha.master.store import Store
+from pgha.master.store import MinionRow, Store
 
 T = TypeVar("T")
 ENDLESS = '{"kind":"node_done","node":"n1","state":"done","data":{},"seconds":null}'  # as infinity was once written
@@ -440,3 +440,18 @@ def test_no_next_keys_are_made_while_new_ones_wait_for_a_restart(tmp_path: Path)
         rotation_of(tmp_path, store)[0].begin()
 
     using(tmp_path, work)
+
+
+def test_a_next_key_that_races_with_the_revocation_lets_nobody_back_in(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[tuple[str, str]]:
+        await store.put_minion(MinionRow("n1", "k1", "accepted", "", "", "", 0.0, 0.0, ""))
+        peer = Peer("n1", key="k1", version=2)
+        rotation, _ = rotation_of(tmp_path, store, peer)
+        rotation.ask("n1")
+        telling = asyncio.create_task(rotation.next_key(peer, NextKey(public=b"k" * 32)))
+        await asyncio.sleep(0)  # it has asked the store who is known, and the revocation comes right after that
+        await store.put_minion(MinionRow("n1", "k1", "revoked", "", "", "", 0.0, 0.0, ""))
+        await telling
+        return [(row.public_key, row.state) for row in await store.minions()]
+
+    assert using(tmp_path, work) == [("k1", "revoked")]

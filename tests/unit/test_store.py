@@ -282,12 +282,28 @@ def test_a_store_of_a_newer_pgha_is_refused_and_not_touched(tmp_path: Path) -> N
 def test_a_next_key_becomes_the_accepted_one_when_it_speaks(tmp_path: Path) -> None:
     async def work(store: Store) -> list[object]:
         await store.put_minion(row("n1", "k1", "accepted"))
-        await store.put_next_key(row("n1", "never used", "next"))
-        await store.put_next_key(row("n1", "k2", "next"))
+        assert await store.put_next_key(row("n1", "never used", "next"), "k1")
+        assert await store.put_next_key(row("n1", "k2", "next"), "k1")
         said = [await store.seen("n1", key, "10.77.0.9", 7.0, "{}") for key in ("k1", "k2", "k2")]
         return [said, [(one.public_key, one.state) for one in await store.minions()]]
 
     assert using(tmp_path, work) == [[False, True, False], [("k1", "retired"), ("k2", "accepted")]]
+
+
+def test_a_next_key_is_nothing_beside_a_key_that_is_no_more(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await store.put_minion(row("n1", "k1", "accepted"))
+        await store.put_next_key(row("n1", "k2", "next"), "k1")
+        revoked = store.put_minion(row("n1", "k1", "revoked"))
+        _, taken = await asyncio.gather(revoked, store.put_next_key(row("n1", "k3", "next"), "k1"))
+        promoted = [await store.seen("n1", "k2", "10.77.0.9", 7.0, "{}")]
+        await store.put_minion(row("n1", "k4", "accepted"))
+        taken_of_another = await store.put_next_key(row("n1", "k5", "next"), "k1")
+        states = {one.public_key: one.state for one in await store.minions()}
+        return [taken, promoted, taken_of_another, states]
+
+    states = {"k1": "revoked", "k2": "next", "k4": "accepted"}
+    assert using(tmp_path, work) == [False, [False], False, states]
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
