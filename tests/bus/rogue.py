@@ -34,7 +34,7 @@ class Rogue:
         self.site, self.port = site, another_port_pair()
         self.signer, self.epoch = Signer(signing_key_path(root)), 2**30
         self.heard: list[Message] = []
-        self.now_ms = lambda: int(time.time() * 1000)
+        self.now_ms: Callable[[], int] = lambda: int(time.time() * 1000)
         self.greet: Greet = self.true_welcome
         self._route = b""
         self._lock = threading.Lock()

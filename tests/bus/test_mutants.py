@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("common", "states", "master", "minion", "tests/bus", "tests/unit", "packaging/install")
+AT_ONCE = 3
 MARK = "PGHA_IS_A_MUTANT"
 FAILPOINTS, RESTORED = "tests/bus/test_failpoints.py", "tests/bus/test_restored_and_doubled_masters.py"
 FULL, JOURNAL, MODEL = "tests/bus/test_full_disks.py", "tests/unit/test_journal.py", "tests/unit/test_bus_model.py"
@@ -118,19 +120,35 @@ def run(package: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.skipif(MARK in os.environ, reason="this is the copy")
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_rule_that_is_broken_turns_its_tests_red(tmp_path: Path, name: str) -> None:
-    mutant = MUTANTS[name]
-    package = copy_to(tmp_path)
+Done = subprocess.CompletedProcess[str]
+
+
+def broken_run(folder: Path, mutant: Mutant) -> Done:
+    package = copy_to(folder)
     path = package / mutant.path
     text = path.read_text()
     assert text.count(mutant.old) == 1, f"the patch of {mutant.path} no longer fits; write it anew"
     path.write_text(text.replace(mutant.old, mutant.new))
     compile(path.read_text(), str(path), "exec")
-    done = run(package, mutant.tests)
+    return run(package, mutant.tests)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Done]]]:
+    """All mutants, a few at a time: most of what each does is wait."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            name: pool.submit(broken_run, tmp_path_factory.mktemp("mutant"), mutant) for name, mutant in MUTANTS.items()
+        }
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_rule_that_is_broken_turns_its_tests_red(runs: dict[str, Future[Done]], name: str) -> None:
+    done = runs[name].result()
+    last = done.stdout.splitlines()[-1]
     assert done.returncode == 1, done.stdout
-    assert " failed" in done.stdout.splitlines()[-1], done.stdout
-    assert "error" not in done.stdout.splitlines()[-1], done.stdout
+    assert " failed" in last, done.stdout
+    assert "error" not in last, done.stdout
 
 
 def test_the_copy_without_a_patch_is_what_is_tested_and_is_green(tmp_path: Path) -> None:

@@ -135,7 +135,14 @@ class Bus(RuleBasedStateMachine):
     @rule()
     def order(self) -> None:
         text = b"{}"
-        values = {"cls": "call", "mode": "call", "not_after_ms": 10**6, "ttl_ms": 10**6, "size": 2, "document": text}
+        values: dict[str, Any] = {
+            "cls": "call",
+            "mode": "call",
+            "not_after_ms": 10**6,
+            "ttl_ms": 10**6,
+            "size": 2,
+            "document": text,
+        }
         sha256 = hashlib.sha256(text).hexdigest()
         job = self.signer.job(Job(jid=new_job_id(), att=1, minion="n1", mepoch=1, sha256=sha256, **values))
         self.store.put_job(JobRow(job.jid, 1, "n1", "o", "call", "call", "x", "queued", 10**6, b""), 1.0)
