@@ -255,6 +255,7 @@ class Swarm:
             return {"delays": self.delays[::step]}
         return {
             "welcomed": sum(minion.stage == "welcomed" for minion in self.minions),
+            "greeted": sum(minion.greeted for minion in self.minions),
             "welcomes": self.welcomes,
             "jobs": self.jobs,
             "events": self.events,
