@@ -5,6 +5,7 @@ Rules:
 2. Reconnects are jittered, so a fleet does not come back in step after a restart of its master.
 3. Nobody is obeyed who has not signed: a WELCOME holds the nonce of this HELLO, a job is for this minion.
 4. ACCEPT is sent only after the journal has the job. Deadlines are told in the master's time.
+5. The loop waits for no disk: the heart beats also while the journal does not answer. Frames are dealt with in order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 from .. import __version__
@@ -180,7 +182,8 @@ class Agent:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            self.worker.close()
+            self._certifier.close()
+            await asyncio.to_thread(self.worker.close)  # who fetches or asks for a certificate needs this loop to end
 
     async def _session(self) -> bool:
         """One connection from HELLO to its end; True when there is reason to make the next one at once.
@@ -204,18 +207,7 @@ class Agent:
 
     async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
         nonce = os.urandom(16)
-        open_jobs = self.journal.open_jobs()  # before `spool_hi`: the end of one that ends meanwhile comes after it
-        hello = Hello(
-            epoch=self.journal.epoch,
-            spool_lo=self.journal.lowest(),
-            spool_hi=self.journal.highest(),
-            acked=self.journal.acked,
-            mepoch=self.journal.master_epoch,
-            open=open_jobs,
-            facts=await asyncio.to_thread(survey, __version__),
-            speaks=VERSION,
-            nonce=nonce,
-        )
+        hello = await asyncio.to_thread(self._hello, nonce)
         deadline = time.monotonic() + WELCOME_S
         sent = False
         while time.monotonic() < deadline and not self._stopping.is_set():
@@ -234,6 +226,20 @@ class Agent:
                     log.error("this minion's new key is not in its place yet: %s", error)
                 return line
         return None
+
+    def _hello(self, nonce: bytes) -> Hello:
+        open_jobs = self.journal.open_jobs()  # before `spool_hi`: the end of one that ends meanwhile comes after it
+        return Hello(
+            epoch=self.journal.epoch,
+            spool_lo=self.journal.lowest(),
+            spool_hi=self.journal.highest(),
+            acked=self.journal.acked,
+            mepoch=self.journal.master_epoch,
+            open=open_jobs,
+            facts=survey(__version__),
+            speaks=VERSION,
+            nonce=nonce,
+        )
 
     def _welcome(self, dialer: Dialer, welcome: Welcome, nonce: bytes, master: MasterKeys) -> _Line:
         """Raises BusError when whoever speaks there is not to be obeyed."""
@@ -302,7 +308,8 @@ class Agent:
 
     async def _take(self, message: Message, line: _Line) -> None:
         if isinstance(message, Job):
-            answer = self._orders.take(message, line.verifier, line.now_ms())
+            take = partial(self._orders.take, message, line.verifier, line.now_ms())
+            answer = take() if message.query else await asyncio.to_thread(take)
             if answer is not None:
                 reach("agent.accept.before_send")
                 await line.send(answer)
@@ -321,7 +328,7 @@ class Agent:
         elif isinstance(message, Chunk):
             self._fetcher.take(message)
         elif isinstance(message, Cancel):
-            self._orders.cancel(message, line.now_ms())
+            await asyncio.to_thread(self._orders.cancel, message, line.now_ms())
             self._news.set()
         elif isinstance(message, Signed):
             self._certifier.take(message)
@@ -375,12 +382,14 @@ class Agent:
             await self._news.wait()
             self._news.clear()
             room = True
-            while room and (messages := line.outbox.next()):
+            while room and (messages := await asyncio.to_thread(line.outbox.next)):
                 for message in messages:
                     reach("agent.event.before_send")
-                    while not await line.send(message):
+                    while line.outbox.expects(message) and not await line.send(message):
                         await asyncio.sleep(0.02)
                     reach("agent.event.after_send")
+                    if not line.outbox.expects(message):
+                        break  # the master has asked for others meanwhile
                     room = line.outbox.took(message)
                     if not room:
                         break

@@ -1,6 +1,8 @@
 """Which events go out next on one line: in order, within the credit, again from where the master asks. Go-back-N.
 
-Nothing is kept here: the journal holds the events, and `acked` of the line is what the master said on it.
+Nothing is kept here: the journal holds the events, and `acked` of the line is what the master said on it. `next` waits
+for the disk and may be called from a thread, while the loop calls everything else: `expects` says whether what it gave
+is still what comes next.
 """
 
 from __future__ import annotations
@@ -38,15 +40,20 @@ class Outbox:
 
     def next(self) -> list[Event | Lost]:
         """What may be sent now; empty when there is nothing, or no credit."""
-        if self.sent < self._events.highest() and self._events.lowest() > self.sent + 1:
-            return [Lost(epoch=self._events.epoch, first_seq=self.sent + 1, last_seq=self._events.lowest() - 1)]
-        room = min(self.acked + self._credit - self.sent, BATCH)
+        sent = self.sent
+        if sent < self._events.highest() and (lowest := self._events.lowest()) > sent + 1:
+            return [Lost(epoch=self._events.epoch, first_seq=sent + 1, last_seq=lowest - 1)]
+        room = min(self.acked + self._credit - sent, BATCH)
         if room <= 0 or (self._credit_bytes and self._bytes >= self._credit_bytes):
             return []
         return [
             Event(epoch=self._events.epoch, seq=e.seq, jid=e.jid, att=e.att, kind=e.kind, body=e.body)
-            for e in self._events.events_after(self.sent, room)
+            for e in self._events.events_after(sent, room)
         ]
+
+    def expects(self, message: Event | Lost) -> bool:
+        """False when the master has asked for others meanwhile, or has that one already."""
+        return (message.seq if isinstance(message, Event) else message.first_seq) == self.sent + 1
 
     def took(self, message: Event | Lost) -> bool:
         """It was sent. False when the credit in bytes is used up with it."""

@@ -219,7 +219,8 @@ def test_a_journal_that_is_older_than_what_it_told_begins_a_new_epoch_with_what_
     before = journal.epoch
     journal.renew()
     journal.record(ONE, 1, "done", {})
-    for find in (lambda: journal, reopen):
+    finds: list[Callable[[], Journal]] = [lambda: journal, reopen]
+    for find in finds:
         one = find()
         assert one.epoch == journal.epoch != before
         assert (one.acked, one.highest(), one.lowest(), one.master_epoch) == (0, 4, 1, 5)
@@ -254,7 +255,8 @@ def test_another_master_is_told_nothing_of_what_was_before_it(journal: Journal, 
     same.belong_to("master-a", {"master-a"})
     assert (same.epoch, same.highest()) == (before, 4)  # the job that had not ended is interrupted
     same.belong_to("master-b", {"master-b"})
-    for find in (lambda: same, reopen):
+    finds: list[Callable[[], Journal]] = [lambda: same, reopen]
+    for find in finds:
         one = find()
         one.belong_to("master-b", {"master-b"})
         assert one.epoch == same.epoch != before
