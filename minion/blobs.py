@@ -12,6 +12,7 @@ from ..common.errors import HostError
 from ..common.messages import CHUNK_BYTES, FETCH_WINDOW, Chunk, Fetch
 
 ANSWER_S = 15.0
+LOOK_S = 0.5  # so soon a cancel is noticed
 PATIENCE_S = 600.0  # without a single piece
 
 Send = Callable[[Fetch], Awaitable[bool]]
@@ -45,11 +46,15 @@ class Fetcher:
                     raise HostError("cancelled while its file was fetched")
                 if time.monotonic() - heard > PATIENCE_S:
                     raise HostError(f"the master sent nothing of its file for {PATIENCE_S:g} s")
-                got = await self._window(sha256, offset, queue)
+                got = await self._window(sha256, offset, queue, cancelled)
                 for data in got:
                     digest.update(data)
                     await asyncio.to_thread(file.write, data)
                     offset += len(data)
+                if got and offset < size and len(got[-1]) < CHUNK_BYTES:
+                    raise HostError(
+                        f"the master's file ends at {offset} bytes, and the job says {size}; it is not used"
+                    )
                 heard = time.monotonic() if got else heard
             if offset != size or digest.hexdigest() != sha256:
                 raise HostError("what was fetched is not what the job names; it is not used")
@@ -58,22 +63,28 @@ class Fetcher:
             if not self._waiting[sha256]:
                 del self._waiting[sha256]
 
-    async def _window(self, sha256: str, offset: int, queue: asyncio.Queue[Chunk]) -> list[bytes]:
+    async def _window(
+        self, sha256: str, offset: int, queue: asyncio.Queue[Chunk], cancelled: Callable[[], bool]
+    ) -> list[bytes]:
         """The next pieces in order; fewer, or none, when they did not come in time. Raises HostError when refused."""
         if not await self._send(Fetch(sha256=sha256, offset=offset, count=FETCH_WINDOW)):
             await asyncio.sleep(0.5)
             return []
         got: list[bytes] = []
-        while len(got) < FETCH_WINDOW:
+        patience = time.monotonic() + ANSWER_S
+        while len(got) < FETCH_WINDOW and not cancelled():
             try:
-                chunk = await asyncio.wait_for(queue.get(), ANSWER_S)
+                chunk = await asyncio.wait_for(queue.get(), LOOK_S)
             except asyncio.TimeoutError:
-                break
+                if time.monotonic() > patience:
+                    break
+                continue
             if chunk.why:
                 raise HostError(f"the master does not give its file: {chunk.why}")
             if chunk.offset != offset + len(got) * CHUNK_BYTES:
                 continue  # of a window that was asked for twice
             got.append(chunk.data)
+            patience = time.monotonic() + ANSWER_S
             if len(chunk.data) < CHUNK_BYTES:
                 break
         return got
