@@ -102,7 +102,7 @@ class Typed:
         def begun() -> bool:
             return all(stored(self._site, self.id).get(node) == "started" for node in nodes)
 
-        wait_until(f"it runs on {', '.join(nodes)}", begun, 30, 0.05)
+        wait_until(f"it runs on {', '.join(nodes)}", begun, 90, 0.05)
 
 
 # ---- what each side holds
@@ -201,7 +201,7 @@ def test_a_node_without_power_is_silent_then_unknown_and_its_command_never_runs_
     assert "may still run there" in run.nodes()["pg-node1"]["message"]
     assert shown(fleet, run.id) == stored(fleet, run.id) == run.states()
     fleet.lab("start", "pg-node1")
-    wait_until("its minion has told", lambda: stored(fleet, run.id)["pg-node1"] == "unknown", 60)
+    wait_until("its minion has told", lambda: stored(fleet, run.id)["pg-node1"] == "unknown", 120)
     assert shown(fleet, run.id) == {"pg-node1": "unknown", "pg-node2": "done", "witness-node": "done"}
     assert ran(fleet, run.id, "pg-node1") == "interrupted"
     assert "end of T0001T" not in logged(fleet, run.id, "pg-node1")
@@ -221,9 +221,9 @@ def test_a_node_without_network_goes_on_and_what_it_did_is_told_when_it_is_back(
         assert "silent since" in run.nodes()["witness-node"]["message"]
         assert run.said("pg-node1") == "out of T0002T\nend of T0002T\n"
         assert shown(fleet, run.id) == stored(fleet, run.id) == run.states()
-        wait_until("it is done there", lambda: ran(fleet, run.id, "witness-node") == "finished", 30)
+        wait_until("it is done there", lambda: ran(fleet, run.id, "witness-node") == "finished", 90)
         assert stored(fleet, run.id)["witness-node"] == "started", "nobody here can know"
-    wait_until("it has told", lambda: stored(fleet, run.id)["witness-node"] == "done", 60)
+    wait_until("it has told", lambda: stored(fleet, run.id)["witness-node"] == "done", 120)
     assert shown(fleet, run.id) == dict.fromkeys(NODES, "done")
     for node in NODES:
         assert logged(fleet, run.id, node) == "out of T0002T\nend of T0002T\n"
@@ -249,7 +249,7 @@ def test_a_run_goes_on_to_done_by_itself_when_the_master_is_killed(fleet: Site, 
     assert run.rc == 8
     assert "What runs may go on" in run.err
     fleet.start_master()
-    wait_until("it is done", lambda: operation(fleet, run.id) == "done", 60)
+    wait_until("it is done", lambda: operation(fleet, run.id) == "done", 120)
     assert shown(fleet, run.id) == stored(fleet, run.id) == dict.fromkeys(NODES, "done")
     for node in NODES:
         assert logged(fleet, run.id, node) == "out of T0003T\nend of T0003T\n"
@@ -268,7 +268,7 @@ def applying(site: Site, run: Typed, *nodes: str, stage: str = "base") -> None:
     def begun() -> bool:
         return set(nodes) <= {row[0] for row in rows(site, words, run.id, f"apply {stage}")}
 
-    wait_until(f"{stage} has begun on {', '.join(nodes)}", begun, 60, 0.05)
+    wait_until(f"{stage} has begun on {', '.join(nodes)}", begun, 120, 0.05)
 
 
 def states(site: Site, identity: str, node: str) -> dict[str, str]:
@@ -325,7 +325,7 @@ def stuck_apply(site: Site, node: str) -> Typed:
     """An apply that waits on that node for apt's lock, to install HAProxy, which has been removed there."""
     site.ok(node, "apt-get", "purge", "-qy", "haproxy")
     site.ok(node, "systemd-run", "--unit=holder", "python3", "-c", LOCK)
-    wait_until("status sees it", lambda: site.status()["verdict"] != "healthy", 30)
+    wait_until("status sees it", lambda: site.status()["verdict"] != "healthy", 60)
     apply = Typed(site, "apply", "prod")
     applying(site, apply, node)
     wait_until("it installs", lambda: site.on(node, "sh", "-c", "pgrep -x apt-get").rc == 0, 60)
@@ -335,9 +335,9 @@ def stuck_apply(site: Site, node: str) -> Typed:
 def test_an_apply_goes_on_when_a_partition_heals_with_what_was_done_meanwhile(built: Site, tmp_path: Path) -> None:
     apply = stuck_apply(built, "witness-node")
     with parted(built, "witness-node"):
-        wait_until("it counts as gone", lambda: "witness-node" not in reachable(built), 40)
+        wait_until("it counts as gone", lambda: "witness-node" not in reachable(built), 60)
         built.ok("witness-node", "systemctl", "stop", "holder")
-        wait_until("it is done there", lambda: ran(built, apply.id, "witness-node", "apply base") == "finished", 60)
+        wait_until("it is done there", lambda: ran(built, apply.id, "witness-node", "apply base") == "finished", 120)
         assert states(built, apply.id, "witness-node")["apply base"] == "started"
     assert apply.end().rc == 0, apply.lines[-1]
     assert set(states(built, apply.id, "witness-node").values()) == {"done"}
