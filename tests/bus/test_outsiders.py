@@ -121,17 +121,14 @@ def test_random_keys_hold_nobody_up_and_none_is_heard(site: Site) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.max_sockets = 1000
     hello: Message = Hello(epoch="e", spool_lo=1, spool_hi=0, acked=0, mepoch=0, facts=survey())
-    dealers = []
+    dealers: list[zmq.Socket[bytes]] = []
     try:
         with Pulse(site.master, "n1") as pulse:
             for _ in range(300):
-                keys = new_key_pair()
-                dealers.append(dealer := context.socket(zmq.DEALER))
-                dealer.curve_serverkey, dealer.curve_secretkey, dealer.curve_publickey = (
-                    server,
-                    keys.private,
-                    keys.public,
-                )
+                keys, dealer = new_key_pair(), context.socket(zmq.DEALER)
+                dealers.append(dealer)
+                dealer.curve_serverkey = server
+                dealer.curve_secretkey, dealer.curve_publickey = keys.private, keys.public
                 dealer.setsockopt(zmq.RECONNECT_IVL, 20)
                 dealer.connect(f"tcp://127.0.0.1:{site.master.port}")
                 dealer.send_multipart(encode(hello), zmq.NOBLOCK)
@@ -183,13 +180,11 @@ class Door:
         self.heard += batch
 
     def knock(self, keys: KeyPair) -> zmq.Socket[bytes]:
-        dealer = zmq.Context.instance().socket(zmq.DEALER)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        dealer = context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
-        dealer.curve_serverkey, dealer.curve_secretkey, dealer.curve_publickey = (
-            self.keys.public,
-            keys.private,
-            keys.public,
-        )
+        dealer.curve_serverkey = self.keys.public
+        dealer.curve_secretkey, dealer.curve_publickey = keys.private, keys.public
         dealer.connect(f"tcp://127.0.0.1:{self.router.port}")
         dealer.send_multipart(encode(Ping(mono_ms=1)), zmq.NOBLOCK)
         return dealer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def rogue(nursery: Nursery, tmp_path: Path) -> Iterator[Rogue]:
 
 def paths(rogue: Rogue) -> MinionPaths:
     return MinionPaths(Paths(rogue.site.folder / "n1"))
+
+
+def came_again(rogue: Rogue, count: int) -> bool:
+    return len(rogue.of("HELLO")) > count
 
 
 def begin(rogue: Rogue) -> None:
@@ -92,7 +97,7 @@ def test_without_a_signed_welcome_nothing_else_is_heard(rogue: Rogue, tmp_path: 
         count = len(rogue.of("HELLO"))
         rogue.say(Rotate())
         rogue.say(foreign.job(rogue.job()))
-        until("it came again", lambda count=count: len(rogue.of("HELLO")) > count)
+        until("it came again", partial(came_again, rogue, count))
     assert {message.type for message in rogue.heard} == {"HELLO"}, "no event, no sample, no key"
     assert rogue.site.count() == 0
     assert paths(rogue).key.read_bytes() == kept
