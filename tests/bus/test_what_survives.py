@@ -171,7 +171,7 @@ def test_a_store_that_lost_the_beginning_of_a_stream_goes_on_where_the_minion_st
     master: Master, member: Callable[..., Stranger]
 ) -> None:
     one = member(master, "n1")
-    welcome = one.hello(epoch="e2", spool_lo=5, spool_hi=7, acked=7)
+    welcome = one.hello(epoch="e2", spool_lo=5, spool_hi=7, acked=7, speaks=2)
     assert isinstance(welcome, Welcome)
     assert welcome.hw == 0
     one.event(5, epoch="e2")
