@@ -79,7 +79,7 @@ class Victim:
         local.write_bytes(FILE)
         self.waiting = [
             self.master.begin("run", "n2", "--timeout", "1200", "--", "true"),
-            self.master.begin("run", "n2", "--timeout", "1200", "file.push", "/root/x", "--file", str(local)),
+            self.master.begin("run", "n2", "--timeout", "1200", "file.push", "/srv/x", "--file", str(local)),
             self.master.begin("run", "n2", "--timeout", "1200", "ping"),
         ]
         self.jobs = [self._job() for _ in self.waiting]

@@ -40,7 +40,7 @@ class Stolen:
             self.token = master.ask("keys.token", name="n7", ttl_s=600)[-1]["data"]["token"]
             local = folder / "local"
             local.write_bytes(FILE * 1000)
-            waiting.append(master.begin("run", "n1", "file.push", "/root/x", "--file", str(local)))
+            waiting.append(master.begin("run", "n1", "file.push", "/srv/x", "--file", str(local)))
             self.job = until("the job", lambda: next((m for m in [one.hear()] if isinstance(m, Job)), None))
             master.kill()
         finally:
