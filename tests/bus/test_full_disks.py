@@ -87,12 +87,12 @@ def test_a_journal_that_fills_up_in_the_middle_makes_the_work_wait_and_its_minio
 
 
 @contextmanager
-def small_disk(where: Path) -> Iterator[Path]:
-    """A file system of 3 MiB on that folder; the file that fills it when somebody writes to it."""
+def small_disk(where: Path, size: str = "3m") -> Iterator[Path]:
+    """A file system of 3 MiB, or of another size, on that folder; the file that fills it when somebody writes to it."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     where.mkdir(parents=True, exist_ok=True)
-    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", str(where)), check=True)
+    subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(where)), check=True)
     try:
         yield where / "ballast"
     finally:
@@ -136,3 +136,49 @@ def test_a_disk_that_is_really_full_costs_nothing_but_time(nursery: Nursery, tmp
             assert [one for one in broken(site.history()) if "what it said" not in one] == []
         finally:
             site.end()
+
+
+@contextmanager
+def failing_disk(backing: Path, where: Path) -> Iterator[Path]:
+    """An ext4 file system whose device has less behind it than it says; the file that takes the rest of that away.
+
+    What is written then fails with an error of the device, not for want of room.
+    """
+    with small_disk(backing, "12m") as ballast:
+        image = backing / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(24 * 1024 * 1024)
+        for argv in (
+            ("mkfs.ext4", "-q", "-O", "^has_journal", "-E", "lazy_itable_init=0,nodiscard", str(image)),
+            ("mount", "-o", "loop,errors=continue,nodiscard", str(image), str(where)),
+        ):
+            where.mkdir(parents=True, exist_ok=True)
+            subprocess.run(argv, check=True, capture_output=True)
+        try:
+            yield ballast
+        finally:
+            subprocess.run(("umount", "-l", str(where)), check=True)
+
+
+def test_a_device_that_fails_is_told_as_what_it_is_and_nothing_runs_on_a_guess(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    with failing_disk(tmp_path / "backing", folder / "n1/var/lib/pgha") as ballast:
+        site = Site(folder, nursery)
+        try:
+            site.start()
+            assert site.run()[-1]["exit"] == 0
+            os.sync()
+            fill(ballast)
+            site.begin(script="/bin/echo {token} >> {effects}; head -c 6000000 /dev/zero | tr '\\0' '\\n'")
+            until("an error of the device", lambda: failed(site), 40)
+            assert set(site.state(site.tokens[-1]).values()) <= {"started", "refused"}
+            assert site.minions["n1"].alive
+            assert [one for one in broken(site.history()) if " ran " in one] == []
+        finally:
+            site.end()
+
+
+def failed(site: Site) -> bool:
+    return "disk I/O error" in trouble(site) + str(site.master.rows("select message from jobs"))
