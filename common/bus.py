@@ -8,17 +8,18 @@ Rules it keeps, each of which was broken by somebody once:
 4. No send ever blocks, no socket lingers. What must not be lost is in the caller's spool.
 5. The thread of a ROUTER never ends silently: whoever serves through it is told, and must end, too.
 6. What was read and not dealt with yet is bounded: beyond that nothing is read, and TCP makes the senders wait.
+   MAXMSGSIZE bounds a part, and a message may have any number of them: see `wires`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import random
-import socket
+import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -28,6 +29,7 @@ import zmq.asyncio
 
 from .errors import BusError
 from .keys import KeyPair, new_key_pair
+from .wires import Wires
 
 log = logging.getLogger("pgha.bus")
 
@@ -35,10 +37,10 @@ S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
 
 MAX_FRAME = 512 * 1024
 _BATCH = 500
-_WIRES = 20_000  # connections whose file descriptor is remembered
 _AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dealt with
 _MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
-_NO_WIRE = ("", -1, 0)
+_UNFINISHED = 2 * _AHEAD  # bytes that a peer may send of a message that is not whole; much more than it has credit for
+_LOOK_S = 0.25
 
 
 class Received(NamedTuple):
@@ -73,10 +75,13 @@ class Router:
         *,
         max_frame: int = MAX_FRAME,
         queue: int = 64,
+        unfinished: int = _UNFINISHED,
         gone: Callable[[bytes], None] = lambda route: None,
         died: Callable[[], None] = lambda: None,
     ) -> None:
         """`deliver` is called from the IO thread; `taken` must be told of every batch when it has been dealt with.
+
+        `unfinished`: bytes that a connection may send without a whole message coming of them.
 
         `gone(route)` is called, from the IO thread, when a connection turned out to be no more.
 
@@ -90,7 +95,8 @@ class Router:
         self._awake = False  # the thread has been told of what is in the outbox
         self._kicks: deque[bytes] = deque()
         self._barred: deque[str] = deque()
-        self._wires: OrderedDict[bytes, tuple[str, int, int]] = OrderedDict()  # route -> peer, descriptor, its inode
+        self._wires = Wires(unfinished)
+        self._looked = 0.0
         self._given = self._taken = 0  # bytes; the first is only written by the IO thread, the second only by `taken`
         self._context = zmq.Context()
         self._wake_address = f"inproc://wake-{id(self)}"
@@ -167,88 +173,106 @@ class Router:
             zap.bind("inproc://zeromq.zap.01")
             wake = self._context.socket(zmq.PULL)
             wake.bind(self._wake_address)
-            router = self._bind_router()
+            router, accepted = self._bind_router()
         except zmq.ZMQError as error:
             self._failure = BusError(f"cannot listen on {self._address}: {error}")
             self._ready.set()
             return
         self._ready.set()
         try:
-            self._turn(zap, wake, router)
+            self._turn(zap, wake, router, accepted)
         except Exception:
             log.exception("the thread of the bus on %s broke", self._address)
             self._died()
         router.close(200)  # milliseconds for the farewells that were just queued
-        for one in (zap, wake):
+        for one in (zap, wake, accepted):
             one.close(0)
 
-    def _turn(self, zap: zmq.Socket[bytes], wake: zmq.Socket[bytes], router: zmq.Socket[bytes]) -> None:
+    def _turn(
+        self,
+        zap: zmq.Socket[bytes],
+        wake: zmq.Socket[bytes],
+        router: zmq.Socket[bytes],
+        accepted: zmq.Socket[bytes],
+    ) -> None:
         busy, poller = zmq.Poller(), zmq.Poller()
-        for one in (zap, wake):
+        for one in (zap, wake, accepted):
             busy.register(one, zmq.POLLIN)
-        for one in (zap, wake, router):
+        for one in (zap, wake, accepted, router):
             poller.register(one, zmq.POLLIN)
         running = True
         while running:
-            ready = dict((busy if self._full() else poller).poll(1000))
+            ready = dict((busy if self._full() else poller).poll(int(_LOOK_S * 1000)))
             self.turned = time.monotonic()
             if zap in ready:
-                self._answer_zap(zap)
+                for _ in range(_BATCH):  # all that wait: one in each round would starve the handshakes of a fleet
+                    if not self._answer_zap(zap):
+                        break
             if wake in ready:
                 running = self._drain_wake(wake)
                 self._awake = False  # before the outbox is emptied: who adds to it now wakes this thread again
                 self._flush(router)
-                while self._kicks:
-                    self._cut(self._kicks.popleft())
-                while self._barred:
-                    peer = self._barred.popleft()
-                    for route in [route for route, wire in self._wires.items() if wire[0] == peer]:
-                        self._cut(route)
+                self._cut_off()
+            if accepted in ready:
+                self._take_in(accepted)
             if router in ready:
                 self._drain(router)
+            if self.turned - self._looked > _LOOK_S:
+                self._look()
 
-    def _cut(self, route: bytes) -> None:
-        """Shut the TCP connection down. libzmq has no call for it; a descriptor used again has another inode."""
-        _, descriptor, inode = self._wires.get(route, _NO_WIRE)
-        self._wires[route] = _NO_WIRE  # what is still read of it must not be taken for what uses that descriptor next
-        try:
-            if descriptor < 0 or os.fstat(descriptor).st_ino != inode:
-                return
-            with socket.socket(fileno=os.dup(descriptor)) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
-        except OSError as error:
-            log.debug("that connection was gone already: %s", error)
+    def _cut_off(self) -> None:
+        while self._kicks:
+            self._wires.cut(self._kicks.popleft())
+        while self._barred:
+            for route in self._wires.of(self._barred.popleft()):
+                self._wires.cut(route)
 
-    def _remember_wire(self, peer: str, route: bytes, frame: zmq.Frame) -> None:
-        try:
-            descriptor = int(frame.get("__fd"))
-            self._wires[route] = peer, descriptor, os.fstat(descriptor).st_ino
-        except (OSError, ValueError, zmq.ZMQError):
-            return
-        if len(self._wires) > _WIRES:
-            self._wires.popitem(last=False)
+    def _take_in(self, accepted: zmq.Socket[bytes]) -> None:
+        """Connections that libzmq tells of: with these descriptors."""
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_BATCH):
+                about, _address = accepted.recv_multipart(zmq.NOBLOCK)
+                self._wires.accepted(int.from_bytes(about[2:6], sys.byteorder), self.port)
 
-    def _bind_router(self) -> zmq.Socket[bytes]:
+    def _look(self) -> None:
+        self._looked = self.turned
+        if cut := self._wires.look():
+            where = ", ".join(sorted(set(cut))[:3])
+            log.warning("cut %d connections that sent without end and said nothing; from %s", len(cut), where)
+
+    def _bind_router(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """The socket, and one that tells of connections which come in; no queue of that has an end, or libzmq waits."""
         router = self._context.socket(zmq.ROUTER)
         _common_options(router)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.SNDHWM, self._queue)
         router.setsockopt(zmq.RCVHWM, max(4, self._queue // 4))  # messages of one peer, each up to `max_frame`
         router.setsockopt(zmq.MAXMSGSIZE, self._max_frame)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         router.setsockopt(zmq.BACKLOG, 4096)
         router.setsockopt(zmq.ZAP_DOMAIN, self._domain)
         router.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
         router.curve_server = True
         router.curve_secretkey = self._keys.private
         router.curve_publickey = self._keys.public
+        address = f"inproc://accepted-{id(self)}"
+        router.monitor(address, zmq.EVENT_ACCEPTED)
+        accepted = self._context.socket(zmq.PAIR)
+        accepted.setsockopt(zmq.RCVHWM, 0)
+        accepted.connect(address)
         router.bind(self._address)
         self.port = int(router.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
-        return router
+        return router, accepted
 
-    def _answer_zap(self, zap: zmq.Socket[bytes]) -> None:
-        """One request of RFC 27. Answers 200 with the peer's name, or 400; never 300, which hangs a peer."""
-        frames = zap.recv_multipart()
+    def _answer_zap(self, zap: zmq.Socket[bytes]) -> bool:
+        """One request of RFC 27. Answers 200 with the peer's name, or 400; never 300, which hangs a peer.
+
+        False when there was none.
+        """
+        try:
+            frames = zap.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
         peer: str | None = None
         if len(frames) == 7 and frames[0] == b"1.0" and frames[2] == self._domain and frames[5] == b"CURVE":
             peer = self._admission.admit(frames[6])
@@ -257,6 +281,7 @@ class Router:
             zap.send_multipart([b"1.0", frames[1], b"400", b"key not accepted", b"", b""])
         else:
             zap.send_multipart([b"1.0", frames[1], b"200", b"OK", peer.encode(), b""])
+        return True
 
     def _drain_wake(self, wake: zmq.Socket[bytes]) -> bool:
         while True:
@@ -276,7 +301,7 @@ class Router:
             except (zmq.Again, zmq.ZMQError) as error:
                 log.debug("not sent to %s: %s", peer, error)
                 if error.errno == zmq.EHOSTUNREACH:
-                    self._wires.pop(route, None)
+                    self._wires.forget(route)
                     self._gone(route)
 
     def _drain(self, router: zmq.Socket[bytes]) -> None:
@@ -288,15 +313,16 @@ class Router:
             except zmq.Again:
                 break
             peer, route = str(parts[-1].get("User-Id")), parts[0].bytes
-            new = route not in self._wires
+            new = not self._wires.said(route)
             if new:
-                self._remember_wire(peer, route, parts[-1])
+                with contextlib.suppress(ValueError, zmq.ZMQError):
+                    self._wires.learn(route, peer, int(parts[-1].get("__fd")))
             if self._admission.still(peer):
                 address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
                 batch.append(Received(peer, route, address, [part.bytes for part in parts[1:]]))
                 room -= sum(map(len, batch[-1].frames))
             elif new:
-                self._cut(route)  # a connection that had said nothing when its peer was turned out
+                self._wires.cut(route)  # a connection that had said nothing when its peer was turned out
         if batch:
             self._given += _size(batch)
             self._deliver(batch)
@@ -335,7 +361,12 @@ class Dialer:
         """`address` is host:port, `server` the master's public key."""
         self._context = zmq.asyncio.Context()
         self._socket = _ready(self._context.socket(zmq.DEALER), server, keys)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self._socket.connect(f"tcp://{address}")
+
+    async def refused(self) -> bool:
+        """True when the other side has said that it does not accept this key. libzmq then never tries again."""
+        return bool(await self._monitor.poll(0))
 
     async def receive(self, timeout_s: float) -> list[bytes] | None:
         """The frames of one message, None when none came in time."""
@@ -355,10 +386,13 @@ class Dialer:
         return True
 
     def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
         self._socket.close(0)
         self._context.destroy(0)
 
 
+_HANDSHAKE_MS = 15_000  # among thousands that come back at once, one waits for its turn
 _ZAP_ENFORCE_DOMAIN = 93  # compiled into libzmq 4.3.5, though its header calls it a draft
 
 
@@ -378,6 +412,7 @@ def _ready(dealer: S, server: bytes, keys: KeyPair) -> S:
     dealer.setsockopt(zmq.RCVHWM, 64)
     dealer.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
     dealer.setsockopt(zmq.CONNECT_TIMEOUT, 10_000)
+    dealer.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     dealer.setsockopt(zmq.RECONNECT_IVL, random.randint(200, 1000))  # noqa: S311 - jitter, no secret
     dealer.curve_serverkey = server
     dealer.curve_secretkey = keys.private

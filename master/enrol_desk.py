@@ -25,6 +25,7 @@ from .store import MinionRow, Store
 
 log = logging.getLogger("pgha.enrolment")
 
+UNFINISHED = 64 * 1024  # bytes; a knock is a tenth of that
 LOUD = 10  # knocks at once, on one connection, beyond what its address may; a minion knocks once
 
 
@@ -46,7 +47,17 @@ class EnrolDesk:
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         admission = Admission(public_text, lambda peer: True)
-        self._router = Router(address, keys, "enrol", admission, self._from_thread, max_frame=4096, queue=4, died=died)
+        self._router = Router(
+            address,
+            keys,
+            "enrol",
+            admission,
+            self._from_thread,
+            max_frame=4096,
+            queue=4,
+            unfinished=UNFINISHED,
+            died=died,
+        )
 
     def start(self) -> None:
         self._router.start()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import zmq
 from pgha.common.bus import Admission, Dialer, Received, Router
 from pgha.common.keys import KeyPair, new_key_pair, public_text
+from pgha.common.messages import Welcome
+from pgha.tests.bus.conftest import Master, Stranger, until
 
 WELL_S = 20.0
 
@@ -33,8 +37,8 @@ class Echo:
     async def answers(self, keys: KeyPair | None = None) -> bool:
         dialer = Dialer(f"127.0.0.1:{self.router.port}", self.server.public, keys or self.mine)
         try:
-            until = time.monotonic() + WELL_S
-            while time.monotonic() < until:
+            deadline = time.monotonic() + WELL_S
+            while time.monotonic() < deadline:
                 await dialer.send([b"header", b"question"])
                 if await dialer.receive(0.2):
                     return True
@@ -58,3 +62,42 @@ def test_what_is_sent_before_the_router_has_started_keeps_no_later_answer_back(e
             echo.router.send("nobody", b"nowhere", [b"header", b"too early"])
         echo.router.start()
         assert asyncio.run(echo.answers())
+
+
+# ---- a message that has no end
+
+
+def most_mib(master: Master) -> int:
+    """What that process has needed at most."""
+    assert master.process is not None
+    status = Path(f"/proc/{master.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
+
+
+def pour(one: Stranger, part: bytes, mib: int) -> None:
+    """So much in parts of one message. libzmq begins to send when it has the last one; others would not wait for it."""
+    for _ in range((mib << 20) // len(part)):
+        one.socket.send(part, zmq.SNDMORE)
+    one.socket.send(b"")
+
+
+def test_a_message_without_end_is_cut_before_it_fills_the_memory_of_a_master(
+    master: Master, stranger: Callable[..., Stranger]
+) -> None:
+    assert stranger(master, enrolment=True).knock("n9").state == "pending"
+    before = most_mib(master)
+    pour(stranger(master, enrolment=True), bytes(4000), 300)
+    until("that it is told", lambda: "connections that sent without end" in master.log)
+    assert most_mib(master) - before < 150
+    assert stranger(master, enrolment=True).knock("n8").state == "pending"
+
+
+def test_also_one_of_an_accepted_minion(
+    master: Master, stranger: Callable[..., Stranger], member: Callable[..., Stranger]
+) -> None:
+    bad = member(master, "n9")
+    before = most_mib(master)
+    pour(bad, bytes(500_000), 400)
+    until("that it is told", lambda: "connections that sent without end" in master.log)
+    assert most_mib(master) - before < 200
+    assert isinstance(stranger(master, bad.keys).hello(), Welcome)
