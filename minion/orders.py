@@ -47,6 +47,7 @@ class Orders:
             if job.query:
                 self.worker.ask(job, self.answer)
                 return None
+            self.worker.insist_on_room()
             if self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms):
                 self.worker.submit(job)
         except HostError as error:

@@ -36,6 +36,7 @@ log = logging.getLogger("pgha.minion.worker")
 LEAVE_S = 8.0  # more than a command gets between SIGTERM and SIGKILL
 OUTPUT_LIMIT = 32 * 1024 * 1024  # characters of one job: a program that never stops talking must not fill two disks
 RETRY_S = 0.5
+OPEN_JOBS = 1000  # a HELLO that names each of them is far below what a frame may have
 ALONE_S = 900.0  # at most so long one job has the minion for itself
 RESTART_S = 15.0  # and so long after it ended well: that is when the restart comes which it has asked for
 
@@ -80,9 +81,11 @@ class Worker:
         self._turns = {turn for turn in self._turns if not turn.done()} | {pool.submit(self._turn, current)}
 
     def insist_on_room(self) -> None:
-        """Raises HostError while one job has this minion for itself."""
+        """Raises HostError while one job has this minion for itself, or more are open than HELLO should name."""
         if time.monotonic() < self._held_until:
             raise HostError("this minion is being upgraded; try again in a minute")
+        if len(self._current) >= OPEN_JOBS:
+            raise HostError(f"{OPEN_JOBS} jobs are open on this minion; try again when some have ended")
 
     def cancel(self, jid: str, att: int) -> None:
         if current := self._current.get((jid, att)):

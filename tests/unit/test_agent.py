@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from pgha.common.codec import decode
 from pgha.common.keys import new_key_pair, public_text
-from pgha.common.messages import FROM_MINION, VERSION, Accept, Ack, Cancel, Job, Message, Ping
+from pgha.common.messages import FROM_MINION, VERSION, Accept, Ack, Cancel, Job, Message, Ping, Refuse
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
 from pgha.minion import agent as agent_module
@@ -163,3 +163,28 @@ def test_a_job_that_fetches_when_the_minion_stops_has_its_end_in_the_journal(
     job = asyncio.run(asyncio.wait_for(live(), 30))
     ends = [(event.kind, json.loads(event.body)) for event in journal.events_after(0, 9) if event.jid == job.jid]
     assert ends == [("cancelled", {"reason": "it had not begun"})]
+
+
+@pytest.mark.parametrize("why", ["being upgraded", "1 jobs are open"])
+def test_a_job_for_which_there_is_no_room_is_refused_and_may_be_ordered_again(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    async def live() -> None:
+        site = Site(tmp_path, journal)
+        worker, taken, one, two = site.agent.worker, list[object](), site.job(cls="state", mode="apply"), site.job()
+        monkeypatch.setattr(worker, "_turn", lambda current: None)  # it waits for its turn
+        taken.append(site.agent._orders.take(one, site.line.verifier, 1))
+        if why == "being upgraded":
+            worker._held_until = 2.0**40
+        else:
+            monkeypatch.setattr(worker_module, "OPEN_JOBS", 1)
+        refusal = site.agent._orders.take(two, site.line.verifier, 1)
+        assert isinstance(refusal, Refuse)
+        assert refusal.why == "busy"
+        assert why in refusal.detail
+        assert not journal.seen(two.jid, 1)
+        taken.append(site.agent._orders.take(one, site.line.verifier, 1))
+        assert taken == [Accept(jid=one.jid, att=1)] * 2
+        worker.close()
+
+    asyncio.run(live())

@@ -74,6 +74,8 @@ class Hands:
         self.waiting: deque[str] = deque()
         self.running = ""
 
+    def insist_on_room(self) -> None: ...
+
     def submit(self, job: Job) -> None:
         self.waiting.append(job.jid)
 
