@@ -51,6 +51,8 @@ class Flight:
     resend: bool = True
     cancelled: bool = False  # somebody asked for its end
     output_bytes: int = 0
+    patience_s: float | None = None  # of who follows it: with a minion that says nothing for so long
+    followed: float = 0.0  # since then, monotonic
     answered: bool = False  # a query's answer is being stored
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
 

@@ -253,8 +253,7 @@ class Hub:
                 continue  # turned out while this was on its way here
             peer = self.peers.setdefault(name, Peer(name, key=received.peer, address=received.address))
             self._guarded(peer, partial(self._hear, streams, peer, received))
-        for name, events in streams.items():
-            self._guarded(self.peers[name], partial(self._intake.events, self.peers[name], events))
+        self._intake.streams([(self.peers[name], events) for name, events in streams.items() if events])
         self._router.taken(batch)
 
     def _guarded(self, peer: Peer, handle: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..common.clock import Clock
@@ -23,7 +24,7 @@ from ..common.results import Outcome
 from . import jobs
 from .flights import Flight, Flights, News, Output, read_event, read_json
 from .peers import Peer
-from .store import EventRow, Store, Stored
+from .store import EventRow, Piece, Store, Stored
 
 log = logging.getLogger("pgha.intake")
 
@@ -43,6 +44,15 @@ class Exchange(Protocol):
     def offend(self, peer: Peer, why: str) -> None: ...
 
     def charge(self, peer: Peer, cost: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    peer: Peer
+    events: Sequence[Event]
+    piece: Piece
+    told: dict[int, News]
+    size: int  # bytes that it takes while it waits for the commit
 
 
 class Intake:
@@ -118,40 +128,54 @@ class Intake:
                 flight.news.put_nowait(Output(stream, said))
             flight.news.put_nowait(outcome)
 
-    def events(self, peer: Peer, events: Sequence[Event]) -> None:
-        """A piece of its stream: stored as far as it is next, then acknowledged and told."""
-        epoch, size = events[0].epoch, sum(WAITING_BYTES + len(event.body) for event in events)
-        rows: list[EventRow] = []
+    def streams(self, heard: Sequence[tuple[Peer, Sequence[Event]]]) -> None:
+        """Pieces of streams that came together are stored together; then each is acknowledged and told."""
+        arrivals = [one for peer, events in heard if (one := self._arrival(peer, events)) is not None]
+        if arrivals:
+            future = self._store.add_pieces([one.piece for one in arrivals], self._clock.now())
+            self._flights.spawn(self._keep(arrivals, future, self._clock.monotonic()))
+
+    def _arrival(self, peer: Peer, events: Sequence[Event]) -> _Arrival | None:
         told: dict[int, News] = {}
-        for event in events:
-            if peer.caught_up_at is not None and event.seq > peer.caught_up_at:
-                self._knows(peer, event.jid, event.att)
-            row, told[event.seq] = self._row(peer, event)
-            rows.append(row)
+        try:
+            rows = [self._row(peer, event, told) for event in events]
+        except Exception as error:  # whatever a message breaks, it is its sender's offence, and nobody else's
+            log.exception("events of %s cannot be read", peer.name)
+            self._exchange.offend(peer, f"events that break their reader: {type(error).__name__}")
+            return None
+        size = sum(WAITING_BYTES + len(event.body) for event in events)
         peer.storing += size
-        future = self._store.add_events(peer.name, epoch, rows, self._clock.now())
-        since = self._clock.monotonic()
+        return _Arrival(peer, events, Piece(peer.name, events[0].epoch, rows), told, size)
 
-        async def keep() -> None:
-            try:
-                stored = await future
-            finally:
-                peer.storing -= size
-                self._took(self._clock.monotonic() - since)
-            self._exchange.charge(peer, len(events) - len(stored.states))  # what was sent in vain
-            reach("ledger.ack.before_send")
-            if stored.hw < events[0].seq - 1:
-                self._exchange.send(peer, Resync(epoch=epoch, from_seq=stored.hw + 1))
-                return
-            self._exchange.send(peer, Ack(epoch=epoch, seq=stored.hw))
-            reach("ledger.ack.after_send")
-            self._tell(peer, events, stored, told)
-            self._settle(peer, stored.hw)
+    async def _keep(self, arrivals: Sequence[_Arrival], future: asyncio.Future[list[Stored]], since: float) -> None:
+        try:
+            kept = await future
+        finally:
+            for one in arrivals:
+                one.peer.storing -= one.size
+            self._took(self._clock.monotonic() - since)
+        for one, stored in zip(arrivals, kept, strict=True):
+            self._acknowledge(one, stored)
 
-        self._flights.spawn(keep())
+    def _acknowledge(self, one: _Arrival, stored: Stored) -> None:
+        peer, epoch = one.peer, one.piece.epoch
+        self._exchange.charge(peer, len(one.events) - len(stored.states))  # what was sent in vain
+        reach("ledger.ack.before_send")
+        if stored.hw < one.events[0].seq - 1:
+            self._exchange.send(peer, Resync(epoch=epoch, from_seq=stored.hw + 1))
+            return
+        self._exchange.send(peer, Ack(epoch=epoch, seq=stored.hw))
+        reach("ledger.ack.after_send")
+        self._tell(peer, one.events, stored, one.told)
+        self._settle(peer, stored.hw)
 
-    def _row(self, peer: Peer, event: Event) -> tuple[EventRow, News]:
-        """As it is stored. An event that cannot be read is acknowledged, or its minion would send it for ever."""
+    def _row(self, peer: Peer, event: Event, told: dict[int, News]) -> EventRow:
+        """As it is stored; what it says goes into `told`.
+
+        An event that cannot be read is acknowledged, or its minion would send it for ever.
+        """
+        if peer.caught_up_at is not None and event.seq > peer.caught_up_at:
+            self._knows(peer, event.jid, event.att)
         flight = self._flights.get(event.jid, event.att, peer.name)
         keep = self._room(peer, flight, event)
         try:
@@ -160,7 +184,8 @@ class Intake:
         except (BusError, ValueError) as error:
             self._exchange.offend(peer, str(error))
             text, news, keep, word = "", "", False, ""
-        return EventRow(event.seq, event.jid, event.att, event.kind, text, word if keep else ""), news
+        told[event.seq] = news
+        return EventRow(event.seq, event.jid, event.att, event.kind, text, word if keep else "")
 
     def _room(self, peer: Peer, flight: Flight | None, event: Event) -> bool:
         """Whether it is kept. Of a job that has said too much already, only what changes its state is."""

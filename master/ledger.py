@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -33,10 +32,11 @@ from .store import JobRow, Store
 
 log = logging.getLogger("pgha.ledger")
 
+SILENT = "silent"  # told to who follows a job, and no state of it
 RESEND_S = 5.0
 OVERDUE_S = 10.0  # a minion ends its jobs by itself; what it no longer names comes to nothing after that
 AWAY_S = 60.0  # and so long after it was heard of last: it may be on its way back with the end of the job
-LATE_S = 10.0  # a tick that late: this process stood still, and heard nobody meanwhile
+LATE_S = 3.0  # a tick that late: this process stood still, and heard nobody meanwhile
 
 
 class Exchange(Protocol):
@@ -187,34 +187,23 @@ class Ledger:
 
         A job that never left this host is withdrawn: what was given up here must not begin later there.
         """
-        since, getter = self._clock.monotonic(), None
+        flight.followed, flight.patience_s = self._clock.monotonic(), silence_s
         try:
             while True:
-                if getter is None and not flight.news.empty():
-                    news = flight.news.get_nowait()
-                else:
-                    getter = getter or asyncio.create_task(flight.news.get())
-                    await asyncio.wait([getter], timeout=1.0)
-                    if not getter.done():
-                        if self._silent(flight, since, silence_s):
-                            if not flight.sent:
-                                text = "its minion is not connected; nothing was sent"
-                                await self._flights.move(flight, "withdrawn", text)
-                            yield "silent"
-                            return
-                        continue
-                    news, getter = getter.result(), None
+                news = await flight.news.get()
                 yield news
-                if isinstance(news, Outcome) or news in jobs.ENDED:
+                if isinstance(news, Outcome) or news in jobs.ENDED or news == SILENT:
                     return
         finally:
-            if getter is not None:
-                getter.cancel()
+            flight.patience_s = None
 
-    def _silent(self, flight: Flight, since: float, silence_s: float) -> bool:
+    def _lost_patience(self, flight: Flight, now: float) -> bool:
+        """Whether who follows it has waited long enough. While this end is behind with listening, nobody is silent."""
+        if flight.patience_s is None:
+            return False
         peer = self._exchange.peer(flight.node)
-        heard = max(peer.last_heard if peer else since, since)
-        return self._clock.monotonic() - heard > silence_s
+        heard = max(peer.last_heard if peer else 0.0, flight.followed, self._listening)
+        return now - heard > flight.patience_s
 
     async def cancel(self, flight: Flight) -> None:
         """End it: here when it never left this host, else where it runs."""
@@ -241,6 +230,12 @@ class Ledger:
         for flight in self._flights.all():
             if self._named(flight):
                 flight.named = now
+            if self._lost_patience(flight, now):
+                flight.patience_s = None
+                if not flight.sent:
+                    text = "its minion is not connected; nothing was sent"
+                    await self._flights.move(flight, "withdrawn", text)
+                flight.news.put_nowait(SILENT)
             if self._overdue(flight, now):
                 await self._flights.move(flight, "overdue" if flight.sent else "deadline", "its deadline has passed")
             elif now >= flight.next_send:

@@ -70,7 +70,7 @@ log = logging.getLogger("pgha.minion")
 
 PING_S = 5.0
 SILENCE_S = 20.0
-WELCOME_S = 5.0
+CONNECT_S, WELCOME_S = 15.0, 30.0  # among thousands that come back at once, one waits for its turn
 TIDY_S = 60.0
 BACKOFF_S = (0.5, 15.0)
 
@@ -208,10 +208,11 @@ class Agent:
     async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
         nonce = os.urandom(16)
         hello = await asyncio.to_thread(self._hello, nonce)
-        deadline = time.monotonic() + WELCOME_S
-        sent = False
-        while time.monotonic() < deadline and not self._stopping.is_set():
+        began, sent = time.monotonic(), False
+        while time.monotonic() - began < (WELCOME_S if sent else CONNECT_S) and not self._stopping.is_set():
             sent = sent or await dialer.send(encode(hello))
+            if not sent and await dialer.refused():
+                return None
             frames = await dialer.receive(0.1)
             if frames is None:
                 continue

@@ -45,6 +45,15 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Events of one stream that came together."""
+
+    node: str
+    epoch: str
+    events: Sequence[EventRow]
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """What became of a piece of a stream: its high water, and the job's state after each event that was new."""
 
@@ -103,19 +112,11 @@ class Jobs(Writer):
 
     def add_events(self, node: str, epoch: str, events: Sequence[EventRow], at: float) -> asyncio.Future[Stored]:
         """Store those that are next; what was stored before, or comes after a gap, changes nothing."""
+        return self.submit(lambda db: _add_events(db, Piece(node, epoch, events), at))
 
-        def work(db: Connection) -> Stored:
-            before = high = _high_water(db, node, epoch)
-            states: dict[int, str] = {}
-            for event in events:
-                if event.seq == high + 1:
-                    high = event.seq
-                    states[event.seq] = _take(db, node, epoch, event, at)
-            if high > before:
-                db.execute("insert or replace into streams values (?,?,?)", (node, epoch, high))
-            return Stored(high, states)
-
-        return self.submit(work)
+    def add_pieces(self, pieces: Sequence[Piece], at: float) -> asyncio.Future[list[Stored]]:
+        """As `add_events` for each of them, in one go."""
+        return self.submit(lambda db: [_add_events(db, piece, at) for piece in pieces])
 
     def lose_events(self, node: str, epoch: str, first: int, last: int, at: float) -> asyncio.Future[int]:
         """A gap that the minion cannot fill any more: noted as such, and passed over. The high water afterwards."""
@@ -130,6 +131,19 @@ class Jobs(Writer):
             return last
 
         return self.submit(work)
+
+
+def _add_events(db: Connection, piece: Piece, at: float) -> Stored:
+    node, epoch = piece.node, piece.epoch
+    before = high = _high_water(db, node, epoch)
+    states: dict[int, str] = {}
+    for event in piece.events:
+        if event.seq == high + 1:
+            high = event.seq
+            states[event.seq] = _take(db, node, epoch, event, at)
+    if high > before:
+        db.execute("insert or replace into streams values (?,?,?)", (node, epoch, high))
+    return Stored(high, states)
 
 
 def _high_water(db: Connection, node: str, epoch: str) -> int:

@@ -81,9 +81,7 @@ class Writer:
         outcomes: list[tuple[Any, Exception | None]] = []
         try:
             reach("store.commit.before")
-            self._db.execute("begin immediate")
-            for work, _, _ in batch:
-                outcomes.append(self._one(work))
+            outcomes = self._work([work for work, _, _ in batch])
             self._db.execute("commit")
             reach("store.commit.after")
         except Exception as error:  # noqa: BLE001 - a thread that ended would leave everybody waiting
@@ -95,6 +93,17 @@ class Writer:
         loop = batch[0][2]
         if not loop.is_closed():
             loop.call_soon_threadsafe(_resolve, told)
+
+    def _work(self, works: list[Work]) -> list[tuple[Any, Exception | None]]:
+        """All in one transaction; when one of them fails, all again, each so that it can be undone by itself."""
+        self._db.execute("begin immediate")
+        try:
+            return [(work(self._db), None) for work in works]
+        except Exception:  # noqa: BLE001 - it fails again below, and is told to the one who asked
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            self._db.execute("begin immediate")
+            return [self._one(work) for work in works]
 
     def _one(self, work: Work) -> tuple[Any, Exception | None]:
         """A savepoint each, so that one failure costs nobody else's write."""

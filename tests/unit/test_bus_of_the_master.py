@@ -291,7 +291,7 @@ def test_what_ends_between_the_start_of_the_bus_and_of_its_run_is_told_as_it_end
         recalled = await resumption.recall(desk.store, desk.ledger.resume, 9.0)
         kinds: list[Any] = list(bodies)
         events = [Event(epoch="e", seq=n, jid=jid, att=1, kind=k, body=bodies[k]) for n, k in enumerate(kinds, 1)]
-        desk.intake.events(desk.hands.n1, events)
+        desk.intake.streams([(desk.hands.n1, events)])
         while desk.ledger.flights():
             await asyncio.sleep(0)
         office = Office(desk)
