@@ -3,7 +3,8 @@
 Rules:
 1. (jid, att) is inserted before ACCEPT is sent; inserting it again changes nothing, so a job sent twice starts once.
 2. A change of a job's state and the event that tells of it are one transaction.
-3. After a crash every `started` job is `interrupted`, with its event; it never runs again by itself.
+3. After a crash every `started` job is `interrupted`, with its event; it never runs again by itself. One that had not
+   begun is known to have had no effect: it is `cancelled`.
 4. No job's document is kept here: it may hold secrets, and an interrupted job is not resumed from it.
 5. An epoch's numbers are used once: what came out of an older copy of this file gets a new epoch.
 6. Acknowledged events stay as a ring for a day, up to 64 MiB: a master restored from a backup asks for them again.
@@ -307,9 +308,12 @@ class Journal:
 
     def _interrupt_what_was_running(self) -> None:
         with self._transaction("interrupt") as db:
-            rows = db.execute("select jid, att from jobs where state in ('accepted','started')").fetchall()
-            for jid, att in rows:
-                self.finish(jid, att, "interrupted", {"reason": "the minion was restarted while the job ran"})
+            rows = db.execute("select jid, att, state from jobs where state in ('accepted','started')").fetchall()
+            for jid, att, state in rows:
+                if state == "accepted":
+                    self.finish(jid, att, "cancelled", {"reason": "the minion was restarted before it began"})
+                else:
+                    self.finish(jid, att, "interrupted", {"reason": "the minion was restarted while the job ran"})
 
     def _meta(self, key: str, default: str) -> str:
         with self._lock:

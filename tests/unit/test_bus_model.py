@@ -33,7 +33,7 @@ from pgha.minion.outbox import Outbox
 
 EXAMPLES = 60 * max(1, int(os.environ.get("PGHA_SEEDS", "1")))
 RAM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # fsync of a thousand transactions costs nothing there
-ENDS_AGREE = {"done": "finished", "unknown": "interrupted"}
+ENDS_AGREE = {"done": "finished", "unknown": "interrupted", "cancelled": "cancelled"}
 
 
 class Kept:
@@ -311,9 +311,11 @@ class Bus(RuleBasedStateMachine):
     @invariant()
     def what_is_told_is_true(self) -> None:
         for jid, state in self.store.rows("select jid, state from jobs"):
-            assert state in ("queued", "accepted", "started", "done", "unknown")
+            assert state in ("queued", "accepted", "started", "done", "unknown", "cancelled")
             if state == "done":
                 assert self.effects[jid] == 1
+            if state == "cancelled":
+                assert self.effects[jid] == 0, "it is said not to have begun"
             if state == "unknown":
                 assert not self.hands.has(jid, 1), "it is called unknown and runs"
 

@@ -103,11 +103,14 @@ def test_what_ran_when_the_process_died_is_interrupted_once_and_what_had_ended_i
     assert kinds(reopen()) == ["started", "started", "done", "interrupted"]
 
 
-def test_a_job_that_was_accepted_and_not_begun_is_told_as_interrupted_too(
+def test_a_job_that_was_accepted_and_not_begun_is_known_to_have_had_no_effect(
     journal: Journal, reopen: Callable[[], Journal]
 ) -> None:
     journal.accept(ONE, 1, "state", LATER)
-    assert kinds(reopen()) == ["interrupted"]
+    again = reopen()
+    assert kinds(again) == ["cancelled"]
+    assert "before it began" in json.loads(again.events_after(0, 1)[0].body)["reason"]
+    assert not again.accept(ONE, 1, "state", LATER)
 
 
 def test_the_epoch_and_what_was_acknowledged_outlive_the_process(
@@ -253,7 +256,7 @@ def test_another_master_is_told_nothing_of_what_was_before_it(journal: Journal, 
     before = journal.epoch
     same = reopen()
     same.belong_to("master-a", {"master-a"})
-    assert (same.epoch, same.highest()) == (before, 4)  # the job that had not ended is interrupted
+    assert (same.epoch, same.highest()) == (before, 4)  # the job that had not begun is cancelled
     same.belong_to("master-b", {"master-b"})
     finds: list[Callable[[], Journal]] = [lambda: same, reopen]
     for find in finds:
