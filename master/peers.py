@@ -9,12 +9,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..common.facts import HostFacts
-from ..common.messages import Hello, Lost, Message, NextKey, Running, Sign, SuccessorKnown
+from ..common.messages import Fetch, Hello, Lost, Message, NextKey, Running, Sign, SuccessorKnown
 from ..common.telemetry import Sample
 
 FRAMES_PER_S = 400.0  # that are no events; those have their credit
 BURST = 2000.0
 DEAR: tuple[type[Message], ...] = (Hello, Lost, NextKey, Sign, SuccessorKnown)  # they write to the store, or sign
+FETCH_COST = 0.25  # the largest file, however fast it comes, is within the budget of a burst
 DEAR_COST, COST_BYTES, BAD_COST_BYTES = 40.0, 4096, 256
 OFFENCES = 20  # in a minute
 INCARNATIONS = 8
@@ -22,6 +23,8 @@ INCARNATIONS = 8
 
 def cost(message: Message, size: int) -> float:
     """What a message takes from its sender's budget: more if it makes work, and by its size in bytes."""
+    if isinstance(message, Fetch):
+        return FETCH_COST
     return (DEAR_COST if isinstance(message, DEAR) else 1.0) + size // COST_BYTES
 
 
