@@ -21,6 +21,7 @@ OLDEST = 1  # what it still understands: the version before
 FETCH_WINDOW = 2  # chunks that may be on their way to one minion
 CHUNK_BYTES = 128 * 1024
 INLINE_BYTES = 64 * 1024  # a larger document is fetched
+BLOB_BYTES = 1024**3  # of the largest file
 
 Counter = Annotated[int, Field(ge=0, lt=2**63)]
 ShortText = Annotated[str, Field(max_length=500)]
@@ -171,7 +172,7 @@ class Fetch(Message):
     type: ClassVar[str] = "FETCH"
     first: ClassVar[int] = 2
     sha256: Digest
-    offset: Counter
+    offset: Annotated[int, Field(ge=0, le=BLOB_BYTES)]
     count: Annotated[int, Field(ge=1, le=FETCH_WINDOW)]
 
 

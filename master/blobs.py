@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ..common.errors import HostError, UserError
-from ..common.messages import CHUNK_BYTES
+from ..common.messages import BLOB_BYTES, CHUNK_BYTES
 
-LIMIT = 1024**3
 _OVERHEAD = 64  # bytes a sealed piece may be longer
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -89,11 +88,11 @@ class Incoming:
         self._file.write(self._width.to_bytes(4, "big"))
 
     def add(self, data: bytes) -> None:
-        """Raises UserError beyond `LIMIT`, HostError when the disk refuses."""
+        """Raises UserError beyond `BLOB_BYTES`, HostError when the disk refuses."""
         self.size += len(data)
-        if self.size > LIMIT:
+        if self.size > BLOB_BYTES:
             self.drop()
-            raise UserError(f"a file may have {LIMIT >> 20} MiB")
+            raise UserError(f"a file may have {BLOB_BYTES >> 20} MiB")
         self._digest.update(data)
         self._rest += data
         try:

@@ -1,7 +1,7 @@
 """How many events each minion may have unacknowledged, so that a slow store fills the minions' spools and not memory.
 
 One window for all, halved while a piece of a stream waits long for its commit, and widened while none does. The sum of
-what is granted at first is bounded, however many minions connect.
+what is granted at first is bounded, in events and in bytes, however many minions connect.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .peers import Peer
 MOST, LEAST = 256, 8  # events
 ALL = 40_000  # events that all minions together may have on their way after connecting
 EVENT_BYTES = 16 * 1024  # granted for each event; an event of output may be twice that
+ALL_BYTES, LEAST_BYTES = 64 * 1024 * 1024, 64 * 1024  # of all minions together, unless they are too many for that
 SLOW_S, FAST_S = 1.0, 0.25  # between submitting and commit
 
 
@@ -48,4 +49,4 @@ class Credits:
 
     def _grant(self) -> tuple[int, int]:
         events = max(LEAST, min(self._window, ALL // self._peers))
-        return events, events * EVENT_BYTES
+        return events, min(events * EVENT_BYTES, max(LEAST_BYTES, ALL_BYTES // self._peers))

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -36,6 +37,7 @@ SILENT = "silent"  # told to who follows a job, and no state of it
 RESEND_S = 5.0
 OVERDUE_S = 10.0  # a minion ends its jobs by itself; what it no longer names comes to nothing after that
 AWAY_S = 60.0  # and so long after it was heard of last: it may be on its way back with the end of the job
+LONGEST_S = 8 * 86400.0  # no job has more time; a deadline beyond that was set by a clock that was wrong
 LATE_S = 3.0  # a tick that late: this process stood still, and heard nobody meanwhile
 
 
@@ -94,7 +96,8 @@ class Ledger:
             size=len(text),
             document=text,
         )
-        deadline = self._clock.monotonic() + (row.not_after_ms - self.now_ms()) / 1000
+        left_s = min((row.not_after_ms - self.now_ms()) / 1000, LONGEST_S)
+        deadline = self._clock.monotonic() + left_s
         about = {"operation": row.operation, "what": row.what, "blob": kept["blob"]}
         return Flight(row.node, job, row.state, **about, deadline=deadline, sent=True, resend=False)
 
@@ -166,7 +169,11 @@ class Ledger:
             stored.add_done_callback(lambda done: self._not_kept(flight) if done.exception() else None)
             self._begin(flight)
         else:
-            await stored
+            try:
+                await stored
+            except asyncio.CancelledError:  # its row is stored all the same, and nobody would ever send or end it
+                self._flights.spawn(self._flights.move(flight, "withdrawn", "cancelled before it was sent"))
+                raise
             reach("ledger.job.before_send")
             self._begin(flight)
             reach("ledger.job.after_send")

@@ -11,15 +11,16 @@ import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.errors import BusError, HostError, Refused
 from pgha.common.keys import load_or_create, new_key_pair, public_text
-from pgha.common.messages import Event, Message, NextKey, Running
+from pgha.common.messages import Event, Fetch, Message, NextKey, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
 from pgha.master import resumption
 from pgha.master.blobs import Blobs
+from pgha.master.credit import ALL, ALL_BYTES, LEAST_BYTES, Credits
 from pgha.master.flights import Flight, Flights, read_event
 from pgha.master.hub import Hub
 from pgha.master.intake import Intake
-from pgha.master.ledger import AWAY_S, OVERDUE_S, Ledger
+from pgha.master.ledger import AWAY_S, LONGEST_S, OVERDUE_S, Ledger
 from pgha.master.operations import Operations
 from pgha.master.peers import Peer
 from pgha.master.rotation import KeyFiles, Rotation
@@ -455,3 +456,39 @@ def test_a_next_key_that_races_with_the_revocation_lets_nobody_back_in(tmp_path:
         return [(row.public_key, row.state) for row in await store.minions()]
 
     assert using(tmp_path, work) == [("k1", "revoked")]
+
+
+# ---- bounds
+
+
+def test_an_order_that_is_cancelled_while_it_is_stored_leaves_nothing_queued(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[tuple[str, str]]:
+        ordering = asyncio.create_task(desk.order())
+        await asyncio.sleep(0)
+        ordering.cancel()
+        await asyncio.gather(ordering, return_exceptions=True)
+        assert ordering.cancelled()
+        return [(state, message) for _, state, message, _ in await desk.store.jobs("OP")]
+
+    assert at_a_desk(tmp_path, work) == [("cancelled", "cancelled before it was sent")]
+
+
+def test_a_deadline_of_a_clock_that_was_years_ahead_is_no_reason_to_wait_for_years(tmp_path: Path) -> None:
+    async def work(first: Desk) -> bool:
+        await first.order("accept", timeout_s=10 * 365 * 86400)
+        desk = await restored(first, tmp_path)
+        return desk.ledger.flights()[0].deadline - desk.hands.time <= LONGEST_S
+
+    assert at_a_desk(tmp_path, work)
+
+
+@pytest.mark.parametrize("peers", [1, 20, 500, 5000])
+def test_credit_is_bounded_in_events_and_in_bytes(peers: int) -> None:
+    events, size = Credits().first(peers)
+    assert events * peers <= ALL
+    assert size * peers <= ALL_BYTES or size == LEAST_BYTES
+
+
+def test_a_fetch_beyond_the_largest_file_is_no_fetch() -> None:
+    with pytest.raises(ValueError, match="offset"):
+        Fetch(sha256="0" * 64, offset=2**63 - 2**17, count=1)
