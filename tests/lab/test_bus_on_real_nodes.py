@@ -304,7 +304,7 @@ def built(fleet: Site) -> Site:
     assert said.rc == 1
     assert f"resume: pgha-master jobs resume {apply.id}" in said.out + said.err
     words = "select node from jobs where operation=? and what='apply base' and state='done'"
-    wait_until("what had begun has ended", lambda: len(rows(fleet, words, apply.id)) == len(NODES), 120)
+    wait_until("what had begun has ended", lambda: len(rows(fleet, words, apply.id)) == len(NODES), 400)
     resumed = fleet.pgha("jobs", "resume", apply.id)
     assert resumed.rc == 0, resumed.out + resumed.err
     assert ", 0 failed" in resumed.out + resumed.err
