@@ -253,7 +253,7 @@ class Hub:
                 continue  # turned out while this was on its way here
             peer = self.peers.setdefault(name, Peer(name, key=received.peer, address=received.address))
             self._guarded(peer, partial(self._hear, streams, peer, received))
-        self._intake.streams([(self.peers[name], events) for name, events in streams.items() if events])
+        self._intake.streams([(self.peers[name], events) for name, events in streams.items()])
         self._router.taken(batch)
 
     def _guarded(self, peer: Peer, handle: Callable[[], None]) -> None:
@@ -274,7 +274,10 @@ class Hub:
             raise
         if isinstance(message, Event) and received.route == peer.route:
             self._stream(streams, peer, message)
-        elif self.charge(peer, cost(message, size)):
+            return
+        if isinstance(message, Hello | Lost):  # they speak of what comes after the events that came before them
+            self._intake.streams([(peer, streams.pop(peer.name, []))])
+        if self.charge(peer, cost(message, size)):
             self._take(peer, received, message)
 
     def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
@@ -283,10 +286,8 @@ class Hub:
         if peer.storing > AHEAD * peer.most:
             self.charge(peer, cost(event, len(event.body)))
             return
-        events = streams.setdefault(peer.name, [])
-        if events and events[-1].epoch != event.epoch:
-            raise BusError("events of two epochs on one connection")
-        events.append(event)
+        _same_epoch(peer, event.epoch)
+        streams.setdefault(peer.name, []).append(event)
 
     def _take(self, peer: Peer, received: Received, message: Message) -> None:
         now = self._clock.monotonic()
@@ -312,6 +313,7 @@ class Hub:
         elif isinstance(message, Refuse):
             self._intake.refused(peer, message)
         elif isinstance(message, Lost):
+            _same_epoch(peer, message.epoch)
             self._intake.lost(peer, message)
         elif peer.twin:
             self._refuse_twin(peer, message)
@@ -336,7 +338,6 @@ class Hub:
 
     def _hello(self, peer: Peer, received: Received, hello: Hello) -> None:
         self._routes.pop(peer.route, None)
-        self._routes[received.route] = peer.name
         peer.key, peer.route, peer.address = received.peer, received.route, received.address
         peer.version = max(1, min(hello.speaks, VERSION))
         peer.epoch, peer.facts, peer.beat = hello.epoch, hello.facts, False
@@ -354,6 +355,7 @@ class Hub:
                 self._epoch,
             )
             return
+        self._routes[received.route] = peer.name
         peer.heard = self._clock.monotonic()
         self._intake.hello(peer, hello)
         self._spawn(self._welcome(peer, received.route, hello))
@@ -431,3 +433,9 @@ class Hub:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the bus: %s", error, exc_info=None if isinstance(error, PghaError) else error)
+
+
+def _same_epoch(peer: Peer, epoch: str) -> None:
+    """Of each epoch something is remembered, so a minion has one on each connection: that of its HELLO."""
+    if epoch != peer.epoch:
+        raise BusError("an event of another epoch than that of its HELLO")

@@ -130,7 +130,7 @@ class Intake:
 
     def streams(self, heard: Sequence[tuple[Peer, Sequence[Event]]]) -> None:
         """Pieces of streams that came together are stored together; then each is acknowledged and told."""
-        arrivals = [one for peer, events in heard if (one := self._arrival(peer, events)) is not None]
+        arrivals = [one for peer, events in heard if events and (one := self._arrival(peer, events)) is not None]
         if arrivals:
             future = self._store.add_pieces([one.piece for one in arrivals], self._clock.now())
             self._flights.spawn(self._keep(arrivals, future, self._clock.monotonic()))

@@ -15,6 +15,7 @@ from ...common.sqlite import Connection
 from .. import jobs
 from .writer import Writer
 
+EPOCHS = 16  # of one node that are remembered: it has a new one when it was set up anew
 STRAYS = 200  # unknown jobs of one node that are taken down
 
 
@@ -65,6 +66,9 @@ _PUT = """insert into jobs (jid, att, node, operation, mode, cls, what, state, c
 values (?,?,?,?,?,?,?,'queued',?,?,?)"""
 _OPEN = """select jid, att, node, operation, mode, cls, what, state, not_after_ms, payload from jobs
 where state in ('queued','accepted','started') order by jid"""
+
+_FORGET_EPOCHS = """delete from streams where node=? and rowid not in
+(select rowid from streams where node=? order by rowid desc limit ?)"""
 
 
 class Jobs(Writer):
@@ -143,6 +147,8 @@ def _add_events(db: Connection, piece: Piece, at: float) -> Stored:
             states[event.seq] = _take(db, node, epoch, event, at)
     if high > before:
         db.execute("insert or replace into streams values (?,?,?)", (node, epoch, high))
+        if not before:
+            db.execute(_FORGET_EPOCHS, (node, node, EPOCHS))
     return Stored(high, states)
 
 
@@ -166,7 +172,7 @@ def _take(db: Connection, node: str, epoch: str, event: EventRow, at: float) -> 
     if state not in jobs.MOVABLE:
         return state
     row = (node, epoch, event.seq, event.jid, event.kind, event.body, at)
-    db.execute("insert into events values (?,?,?,?,?,?,?)", row)
+    db.execute("insert or ignore into events values (?,?,?,?,?,?,?)", row)
     if event.kind == "out" or event.kind == "res":
         return state
     outcome = event.body if event.kind == "done" else ""

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pytest
 from pgha.common.errors import HostError
-from pgha.master.store import EventRow, JobRow, MinionRow, Store
-from pgha.master.store.jobs import STRAYS
+from pgha.master.store import EventRow, JobRow, MinionRow, Piece, Store
+from pgha.master.store.jobs import EPOCHS, STRAYS
 
 T = TypeVar("T")
 ONE = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -148,6 +148,20 @@ def test_streams_of_other_epochs_and_nodes_are_their_own(tmp_path: Path) -> None
         return [await event(store, 1, node="n2"), await event(store, 1, epoch="f")]
 
     assert using(tmp_path, work) == [1, 1]
+
+
+def test_a_node_with_a_new_epoch_for_each_event_fills_nothing_and_costs_nobody(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[object]:
+        await job(store)
+        await event(store, 1, node="n2", epoch="of n2")
+        for number in range(3 * EPOCHS):
+            await event(store, 1, epoch=f"e{number}")
+        pieces = [Piece("n1", "e0", [said(1)]), Piece("n2", "of n2", [said(2)])]
+        highs = [stored.hw for stored in await store.add_pieces(pieces, 5.0)]
+        count = "select node, count(*) from streams group by node order by node"
+        return [highs, await store.read(lambda db: db.execute(count).fetchall())]
+
+    assert using(tmp_path, work) == [[1, 2], [("n1", EPOCHS), ("n2", 1)]]
 
 
 def test_the_high_water_survives(tmp_path: Path) -> None:
