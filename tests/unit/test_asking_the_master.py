@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 from pgha.common.errors import ActionFailed, HostError
-from pgha.common.messages import CHUNK_BYTES, FETCH_WINDOW, Chunk, Fetch, Sign, Signed
-from pgha.master.blobs import LIMIT
+from pgha.common.messages import BLOB_BYTES, CHUNK_BYTES, FETCH_WINDOW, Chunk, Fetch, Sign, Signed
 from pgha.master.peers import Budget, cost
 from pgha.minion import blobs, certifier
 from pgha.minion.blobs import Fetcher
@@ -153,5 +152,5 @@ def test_who_waits_for_a_certificate_is_told_that_the_minion_stops() -> None:
 def test_the_largest_file_is_within_what_a_minion_may_send_however_fast_it_comes() -> None:
     fetch = Fetch(sha256=DIGEST, offset=0, count=FETCH_WINDOW)
     budget = Budget()
-    assert all(budget.spend(cost(fetch, 100), 0.0) for _ in range(LIMIT // CHUNK_BYTES // FETCH_WINDOW))
+    assert all(budget.spend(cost(fetch, 100), 0.0) for _ in range(BLOB_BYTES // CHUNK_BYTES // FETCH_WINDOW))
     assert not all(budget.spend(cost(fetch, 100), 0.0) for _ in range(10_000))
