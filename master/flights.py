@@ -20,6 +20,8 @@ from .store import Store
 
 log = logging.getLogger("pgha.flights")
 
+WORD_BYTES = 64 * 1024  # of an event that says no more than a state and its reason
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -145,6 +147,8 @@ def read_event(event: Event) -> tuple[str, News]:
 
     Raises BusError for a body that is not what its kind has: whoever is told of it later could break on it.
     """
+    if event.kind not in ("res", "out", "done") and len(event.body) > WORD_BYTES:
+        raise BusError(f"event {event.seq} ({event.kind}) has a body of {len(event.body)} bytes")
     try:
         text = event.body.decode() or "{}"
         body = read_json(text)

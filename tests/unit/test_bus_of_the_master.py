@@ -17,7 +17,7 @@ from pgha.common.signing import Signer
 from pgha.master import resumption
 from pgha.master.blobs import Blobs
 from pgha.master.credit import ALL, ALL_BYTES, LEAST_BYTES, Credits
-from pgha.master.flights import Flight, Flights, read_event
+from pgha.master.flights import WORD_BYTES, Flight, Flights, read_event
 from pgha.master.hub import Hub
 from pgha.master.intake import Intake
 from pgha.master.ledger import AWAY_S, LONGEST_S, OVERDUE_S, Ledger
@@ -65,6 +65,13 @@ def nothing_open(operation: str) -> list[Flight]:
 )
 def test_a_number_that_no_line_could_hold_is_refused_of_a_minion(kind: Any, body: bytes) -> None:
     with pytest.raises(BusError, match="cannot be read"):
+        read_event(Event(epoch="e", seq=1, jid=new_job_id(), att=1, kind=kind, body=body))
+
+
+@pytest.mark.parametrize("kind", ["started", "interrupted", "cancelled", "expired"])
+def test_a_reason_is_no_place_for_a_heap_of_json_to_be_read(kind: Any) -> None:
+    body = b'{"reason":"' + b"x" * WORD_BYTES + b'"}'
+    with pytest.raises(BusError, match="has a body of"):
         read_event(Event(epoch="e", seq=1, jid=new_job_id(), att=1, kind=kind, body=body))
 
 
