@@ -16,7 +16,7 @@ from .. import jobs
 from .writer import Writer
 
 EPOCHS = 16  # of one node that are remembered: it has a new one when it was set up anew
-STRAYS = 200  # unknown jobs of one node that are taken down
+STRAYS, OPEN_STRAYS = 1000, 200  # unknown jobs of one node that are taken down, and of which no end is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ values (?,?,?,?,?,?,?,'queued',?,?,?)"""
 _OPEN = """select jid, att, node, operation, mode, cls, what, state, not_after_ms, payload from jobs
 where state in ('queued','accepted','started') order by jid"""
 
+_STRAYS = """select count(*), coalesce(sum(state in ('queued','accepted','started')), 0)
+from jobs where operation='' and node=?"""
 _FORGET_EPOCHS = """delete from streams where node=? and rowid not in
 (select rowid from streams where node=? order by rowid desc limit ?)"""
 
@@ -180,8 +182,9 @@ def _take(db: Connection, node: str, epoch: str, event: EventRow, at: float) -> 
 
 
 def _stray(db: Connection, node: str, event: EventRow, at: float) -> str:
-    (strays,) = db.execute("select count(*) from jobs where operation='' and node=?", (node,)).fetchone()
-    if strays >= STRAYS or db.execute("select 1 from jobs where jid=? and att=?", (event.jid, event.att)).fetchone():
+    strays, opened = db.execute(_STRAYS, (node,)).fetchone()
+    known = db.execute("select 1 from jobs where jid=? and att=?", (event.jid, event.att)).fetchone()
+    if known or strays >= STRAYS or opened >= OPEN_STRAYS:
         return ""  # another minion's job, or too many: no row is touched
     row = (event.jid, event.att, node, "", "call", "call", "ordered before this store was restored", at, 0, b"")
     db.execute(_PUT, row)

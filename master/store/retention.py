@@ -29,8 +29,7 @@ with recursive next(jid) as (
     union all select (select min(jid) from events where jid > next.jid) from next where next.jid is not null limit ?)
 select jid, exists (select 1 from jobs where jobs.jid = next.jid) from next where jid is not null"""
 _LOOSE_JOBS = """
-select jid, att from jobs where operation = '' and state not in ('queued','accepted','started')
-and coalesce(ended, created) < ? limit ?"""
+select jid, att from jobs where operation = '' and coalesce(ended, created) < ? limit ?"""
 _STRAYS = "delete from events where rowid in (select rowid from events where jid=? and at < ? limit ?)"
 
 
@@ -66,7 +65,10 @@ class Retention(Writer):
         return await self.write(work)
 
     async def forget_loose_jobs(self, before: float, rows: int) -> int:
-        """Take ended jobs of no operation; how many went. Their events are strays from then on."""
+        """Take jobs of no operation; how many went. Their events are strays from then on.
+
+        Also those whose end nobody knows: this master did not order them, and nobody follows them.
+        """
 
         def work(db: Connection) -> int:
             found = db.execute(_LOOSE_JOBS, (before, rows)).fetchall()

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 from pgha.common.errors import HostError
 from pgha.master.store import EventRow, JobRow, MinionRow, Piece, Store
-from pgha.master.store.jobs import EPOCHS, STRAYS
+from pgha.master.store.jobs import EPOCHS, OPEN_STRAYS, STRAYS
 
 T = TypeVar("T")
 ONE = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -250,15 +250,18 @@ def test_a_job_that_has_ended_keeps_no_document(tmp_path: Path) -> None:
     assert using(tmp_path, work) == [[(ONE, 0), (TWO, 6)], [TWO]]
 
 
-def test_events_of_a_job_that_this_store_does_not_know_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "state", "most"), [("done", "done", STRAYS), ("started", "started", OPEN_STRAYS)])
+def test_jobs_that_this_store_does_not_know_are_taken_down_up_to_a_limit(
+    tmp_path: Path, kind: str, state: str, most: int
+) -> None:
     async def work(store: Store) -> list[object]:
-        for seq in range(1, STRAYS + 20):
-            await event(store, seq, "done", jid=f"01ARZ3NDEKTSV4RRFFQ69G{seq:04d}")
+        strays = [said(n, kind, jid=f"01ARZ3NDEKTSV4RRFFQ69G{n:04d}") for n in range(1, most + 20)]
+        await store.add_events("n1", "e", strays, 5.0)
         return await store.read(
             lambda db: db.execute("select state, count(*) from jobs where operation='' group by state").fetchall()
         )
 
-    assert using(tmp_path, work) == [("done", STRAYS)]
+    assert using(tmp_path, work) == [(state, most)]
 
 
 def test_a_token_is_spent_by_one_only(tmp_path: Path) -> None:
