@@ -22,7 +22,7 @@ BEGAN, OVER = "started", ("done", "interrupted", "cancelled", "expired")
 AGREES = {
     "done": {"finished"},
     "failed": {"finished"},
-    "unknown": {"interrupted", ""},
+    "unknown": {"interrupted"},
     "cancelled": {"cancelled", ""},
     "expired": {"expired", ""},
     "refused": {""},

@@ -44,9 +44,10 @@ MUTANTS = {
     ),
     "ACK before the commit": Mutant(
         "master/intake.py",
-        "                stored = await future\n",
-        "                self._exchange.send(peer, Ack(epoch=epoch, seq=events[-1].seq))\n"
-        "                stored = await future\n",
+        "            kept = await future\n",
+        "            for one in arrivals:\n"
+        "                self._exchange.send(one.peer, Ack(epoch=one.piece.epoch, seq=one.events[-1].seq))\n"
+        "            kept = await future\n",
         (FULL, "-k", "takes_nothing_acknowledges"),
     ),
     "ACCEPT before the journal has the job": Mutant(
