@@ -628,11 +628,7 @@ def in_router(site: Site, *argv: str, stdin: str = "") -> Said:
     return site.run(["ip", "netns", "exec", f"pgha-lab-{site.name}.router.ns", *argv], stdin=stdin)
 
 
-@pytest.mark.parametrize("line", ["5 % of the packets lost", "and 200 ms late"])
-def test_every_ping_is_answered_over_a_bad_line(built: Site, line: str) -> None:
-    cable = ["ip", "netns", "exec", f"pgha-lab-{built.name}.pg-node2", "tc", "qdisc"]
-    if line.startswith("and") and built.run([*cable, "add", "dev", "host0", "root", "netem", "delay", "200ms"]).rc:
-        pytest.skip("this kernel has no netem, so nothing can be delayed")
+def test_every_ping_is_answered_over_a_line_that_loses_packets(built: Site) -> None:
     lossy(built, "pg-node2")
     try:
         answered = 0
@@ -641,7 +637,6 @@ def test_every_ping_is_answered_over_a_bad_line(built: Site, line: str) -> None:
             answered += 1
     finally:
         in_router(built, "nft", "delete", "table", "inet", "bad")
-        built.run([*cable, "del", "dev", "host0", "root"])
 
 
 def test_after_all_of_this_every_side_tells_the_same(built: Site, tmp_path: Path) -> None:
