@@ -208,9 +208,10 @@ class Agent:
     async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
         nonce = os.urandom(16)
         hello = await asyncio.to_thread(self._hello, nonce)
-        began, sent = time.monotonic(), False
+        began, sent, asked_ms = time.monotonic(), False, 0
         while time.monotonic() - began < (WELCOME_S if sent else CONNECT_S) and not self._stopping.is_set():
-            sent = sent or await dialer.send(encode(hello))
+            if not sent:
+                asked_ms, sent = _boot_ms(), await dialer.send(encode(hello))
             if not sent and await dialer.refused():
                 return None
             frames = await dialer.receive(0.1)
@@ -220,7 +221,7 @@ class Agent:
             if isinstance(message, Bye):
                 raise _Farewell(message)
             if isinstance(message, Welcome):
-                line = self._welcome(dialer, message, nonce, master)
+                line = self._welcome(dialer, message, nonce, master, asked_ms)
                 try:
                     self.identity.greeted(mine)
                 except OSError as error:
@@ -242,8 +243,12 @@ class Agent:
             nonce=nonce,
         )
 
-    def _welcome(self, dialer: Dialer, welcome: Welcome, nonce: bytes, master: MasterKeys) -> _Line:
-        """Raises BusError when whoever speaks there is not to be obeyed."""
+    def _welcome(self, dialer: Dialer, welcome: Welcome, nonce: bytes, master: MasterKeys, asked_ms: int) -> _Line:
+        """Raises BusError when whoever speaks there is not to be obeyed.
+
+        The master's time in it is taken as that of the HELLO, which was at `asked_ms`: were it long on its way, a job
+        is refused too early rather than begun too late.
+        """
         if not OLDEST < welcome.version <= VERSION:
             raise BusError("this master is older than this minion; upgrade the master first")
         signing = master.signing or welcome.signing_key
@@ -277,7 +282,7 @@ class Agent:
             self._welcomed.notify_all()
         log.info("connected to the master as %s", welcome.name)
         outbox = Outbox(self.journal, welcome.hw, welcome.credit, welcome.credit_bytes)
-        return _Line(dialer, outbox, Verifier(signing), welcome.version, welcome.now_ms - _boot_ms())
+        return _Line(dialer, outbox, Verifier(signing), welcome.version, welcome.now_ms - asked_ms)
 
     async def _serve(self, line: _Line) -> None:
         self._line = line

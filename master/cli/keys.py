@@ -201,5 +201,5 @@ def _row(key: Key) -> tuple[str, ...]:
         duration(seen) if isinstance(seen, (int, float)) else "-",
         str(key.get("address") or "-"),
         moment(key.get("since")),
-        str(key.get("note") or ""),
+        str(key.get("note") or key.get("trouble") or ""),
     )

@@ -78,7 +78,7 @@ def greet(tmp_path: Path, signer: Signer, journal: Journal) -> Callable[[Welcome
     async def take(answer: Welcome) -> None:
         agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(tmp_path / "trust", keys), journal)
         dialer: Any = None
-        agent._welcome(dialer, answer, NONCE, keys)
+        agent._welcome(dialer, answer, NONCE, keys, 0)
 
     return lambda answer: asyncio.run(take(answer))
 
@@ -188,12 +188,12 @@ def test_keys_that_a_welcome_proved_hold_while_the_disk_is_full_and_are_written_
         agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(path, MasterKeys(SERVER)), journal)
         with monkeypatch.context() as disk:
             disk.setattr(os, "fsync", full)
-            agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now)
+            agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
         assert not path.exists()
         stranger = Signer(tmp_path / "stranger.key")
         with pytest.raises(BusError, match="not its signing key"):
-            agent._welcome(nobody, stranger.welcome(welcome(), NONCE), NONCE, agent.trust.now)
-        agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now)
+            agent._welcome(nobody, stranger.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
+        agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
         assert Trust.load(path, SERVER).now == MasterKeys(SERVER, signer.public)
 
     asyncio.run(live())
