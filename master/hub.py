@@ -341,6 +341,7 @@ class Hub:
         peer.key, peer.route, peer.address = received.peer, received.route, received.address
         peer.version = max(1, min(hello.speaks, VERSION))
         peer.epoch, peer.facts, peer.beat = hello.epoch, hello.facts, False
+        peer.granted = (0, 0)  # no CREDIT before its WELCOME
         if not peer.came(hello.facts, received.address):
             log.error("%s: %s; it gets no jobs until an operator has looked", peer.name, peer.twin)
         if hello.mepoch > self._epoch:

@@ -52,7 +52,7 @@ def run(*argv: str) -> None:
 def server() -> Iterator[Server]:
     if os.geteuid() != 0 or not (BIN / "initdb").exists() or not SOCKETS.is_dir():
         pytest.skip("needs root and a PostgreSQL server installed from a package")
-    folder = Path(tempfile.mkdtemp(prefix="pgha-sql-"))
+    folder = Path(tempfile.mkdtemp(prefix="pgha-sql-", dir="/var/tmp"))
     shutil.chown(folder, "postgres", "postgres")
     server = Server(folder)
     try:
