@@ -12,8 +12,13 @@ from .ledger import Ledger
 from .peers import Peer
 
 
+REFUSED_COST = 8.0  # to ask for what one may not have costs more than to fetch
+
+
 class Sender(Protocol):
     def send(self, peer: Peer, message: Message) -> None: ...
+
+    def charge(self, peer: Peer, cost: float) -> bool: ...
 
 
 async def chunks(sender: Sender, ledger: Ledger, blobs: Blobs, peer: Peer, fetch: Fetch) -> None:
@@ -27,7 +32,8 @@ async def chunks(sender: Sender, ledger: Ledger, blobs: Blobs, peer: Peer, fetch
             elif fetch.sha256 in ledger.blobs(peer.name):
                 data = await asyncio.to_thread(blobs.read, fetch.sha256, offset)
             else:
-                sender.send(peer, Chunk(sha256=fetch.sha256, offset=offset, why="no open job of yours names it"))
+                if sender.charge(peer, REFUSED_COST):
+                    sender.send(peer, Chunk(sha256=fetch.sha256, offset=offset, why="no open job of yours names it"))
                 return
         except PghaError as error:
             sender.send(peer, Chunk(sha256=fetch.sha256, offset=offset, why=str(error)[:500]))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -282,6 +284,14 @@ class Stranger:
     def close(self) -> None:
         self.socket.close(0)
         self._context.destroy(0)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder whose path is short, whatever the test is called: that of a Unix socket has 107 characters at most."""
+    folder = Path(tempfile.mkdtemp(prefix="b"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -364,7 +364,8 @@ STATUS = {
 }
 
 
-def test_status_shows_a_cluster_node_by_node(daemon: Daemon) -> None:
+def test_status_shows_a_cluster_node_by_node(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     daemon.answers["status"] = [End(data=STATUS)]
     result = run("status", "prod")
     lines = result.stdout.splitlines()
