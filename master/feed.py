@@ -11,7 +11,6 @@ from .blobs import Blobs
 from .ledger import Ledger
 from .peers import Peer
 
-
 REFUSED_COST = 8.0  # to ask for what one may not have costs more than to fetch
 
 
