@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from ...common.results import Outcome
 from ...states.action import Remove, Run, Unit
@@ -14,6 +15,8 @@ ETCD_DATA = "/var/lib/etcd/pgha"
 HISTORY_MAX = 200
 MESSAGE_MAX = 500
 NO_MEMBER = "member not found"  # etcd, of an id that it does not count
+UNSTEADY = "unhealthy cluster"  # etcd, of a change of members soon after one of them has come or gone
+UNSTEADY_S, PAUSE_S = 20.0, 1.0
 
 
 def patroni_list(call: Call, doors: Doors) -> Outcome:
@@ -85,14 +88,24 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
     if name.startswith("-") or (member.startswith("-") and member != "-"):
         raise wrong(call, "nothing begins with a dash; MEMBER_ID is - when there is nothing to remove")
     if member != "-":
-        removed = _ask(doors, (*_etcdctl(doors), "member", "remove", member))
+        removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member))
         if not removed.ok and NO_MEMBER not in removed.message:  # somebody removed it already
             return removed
-    return _ask(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"))
+    return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"))
 
 
 def write_probe(call: Call, doors: Doors) -> Outcome:
     return _probe(arguments(call, 5, 5))
+
+
+def _ask_again(doors: Doors, argv: tuple[str, ...]) -> Outcome:
+    """As `_ask`, with patience for a cluster that is not steady yet."""
+    deadline = time.monotonic() + UNSTEADY_S
+    while True:
+        outcome = _ask(doors, argv)
+        if outcome.ok or UNSTEADY not in outcome.message or doors.cancelled() or time.monotonic() > deadline:
+            return outcome
+        time.sleep(PAUSE_S)
 
 
 def _ask(doors: Doors, argv: tuple[str, ...]) -> Outcome:

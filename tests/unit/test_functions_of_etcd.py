@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pgha.minion.functions import Call, Doors, call
+from pgha.minion.functions import Call, Doors, call, cluster
 from pgha.minion.functions.cluster import ETCD_DATA
 from pgha.minion.probes.etcd import etcdctl
 from pgha.states.action import Action, Remove, Run, Unit
@@ -51,9 +51,25 @@ def test_what_a_refused_start_left_behind_is_removed() -> None:
     ],
     ids=["removed", "removed already", "not now"],
 )
-def test_a_member_is_added_once_the_old_one_is_gone_whoever_removed_it(removal: Output, added: bool) -> None:
+def test_a_member_is_added_once_the_old_one_is_gone_whoever_removed_it(
+    removal: Output, added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "UNSTEADY_S", -1.0)
     system = FakeSystem()
     system.answers = {REMOVE: removal, ADD: Output(0)} if added else {REMOVE: removal}
     outcome = call(Call(function="etcd.replace", arguments=("abc", "witness-node", URL)), doors(system))
     assert outcome.ok == added
     assert outcome.message == ("" if added else "Error: etcdserver: unhealthy cluster")
+
+
+def test_a_cluster_that_is_not_steady_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd refuses for some seconds after one of its members has come or gone."""
+    monkeypatch.setattr(cluster, "PAUSE_S", 0.0)
+    refusals = [Output(1, "", "Error: etcdserver: unhealthy cluster\n")] * 3
+
+    class Unsteady(FakeSystem):
+        def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
+            return refusals.pop() if argv == ADD and refusals else Output(0)
+
+    assert call(Call(function="etcd.replace", arguments=("-", "witness-node", URL)), doors(Unsteady())).ok
+    assert refusals == []
