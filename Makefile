@@ -22,7 +22,7 @@ test: check ## all tests: check, unit, bus, and on real nodes (root; installs th
 	@command -v psql >/dev/null || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql-client; }
 	@base=$$(mktemp -d) && trap 'rm -rf $$base' EXIT && set -x && \
-	  $(BIN)/pytest -q --ignore=tests/bench -m "not lab" -n 2 --dist loadfile --basetemp=$$base/t
+	  $(BIN)/pytest -q --ignore=tests/bench -m "not lab" --basetemp=$$base/t
 	$(BIN)/pytest -q --ignore=tests/bench -m lab
 
 check: venv build/types ## format, lint, types, and who may import whom

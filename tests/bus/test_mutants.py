@@ -22,7 +22,7 @@ COPIED = ("common", "states", "master", "minion", "tests/bus", "tests/unit", "pa
 AT_ONCE = 3
 MARK = "PGHA_IS_A_MUTANT"
 FAILPOINTS, RESTORED = "tests/bus/test_failpoints.py", "tests/bus/test_restored_and_doubled_masters.py"
-FULL, JOURNAL, MODEL = "tests/bus/test_full_disks.py", "tests/unit/test_journal.py", "tests/unit/test_bus_model.py"
+FULL, JOURNAL = "tests/bus/test_full_disks.py", "tests/unit/test_journal.py"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ MUTANTS = {
         "minion/journal.py",
         'self.finish(jid, att, "interrupted", {"reason": "the minion was restarted while the job ran"})',
         'db.execute("delete from jobs where jid=? and att=?", (jid, att))',
-        (MODEL,),
+        (JOURNAL, "-k", "interrupted_once"),
     ),
     "ACK before the commit": Mutant(
         "master/intake.py",
