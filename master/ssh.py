@@ -138,7 +138,10 @@ async def _lines(source: asyncio.StreamReader, line: Callable[[str], None]) -> N
             continue
         if not text:
             return
-        line(text.decode(errors="replace").rstrip("\r\n"))
+        if said := text.decode(errors="replace").rstrip(
+            "\r\n"
+        ):  # what is left of a line that was too long says nothing
+            line(said)
 
 
 async def _rest(source: asyncio.StreamReader) -> str:
