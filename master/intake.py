@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ..common.clock import Clock
@@ -133,7 +134,7 @@ class Intake:
         arrivals = [one for peer, events in heard if events and (one := self._arrival(peer, events)) is not None]
         if arrivals:
             future = self._store.add_pieces([one.piece for one in arrivals], self._clock.now())
-            self._flights.spawn(self._keep(arrivals, future, self._clock.monotonic()))
+            future.add_done_callback(partial(self._kept, arrivals, self._clock.monotonic()))
 
     def _arrival(self, peer: Peer, events: Sequence[Event]) -> _Arrival | None:
         told: dict[int, News] = {}
@@ -147,14 +148,17 @@ class Intake:
         peer.storing += size
         return _Arrival(peer, events, Piece(peer.name, events[0].epoch, rows), told, size)
 
-    async def _keep(self, arrivals: Sequence[_Arrival], future: asyncio.Future[list[Stored]], since: float) -> None:
-        try:
-            kept = await future
-        finally:
-            for one in arrivals:
-                one.peer.storing -= one.size
-            self._took(self._clock.monotonic() - since)
-        for one, stored in zip(arrivals, kept, strict=True):
+    def _kept(self, arrivals: Sequence[_Arrival], since: float, future: asyncio.Future[list[Stored]]) -> None:
+        """A callback and no task: tasks that wait for two commits may wake in another order than these ended in."""
+        for one in arrivals:
+            one.peer.storing -= one.size
+        self._took(self._clock.monotonic() - since)
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            log.warning("not stored, so not acknowledged: %s", error)
+            return
+        for one, stored in zip(arrivals, future.result(), strict=True):
             self._acknowledge(one, stored)
 
     def _acknowledge(self, one: _Arrival, stored: Stored) -> None:

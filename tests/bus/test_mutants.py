@@ -44,10 +44,10 @@ MUTANTS = {
     ),
     "ACK before the commit": Mutant(
         "master/intake.py",
-        "            kept = await future\n",
+        "            future.add_done_callback(",
         "            for one in arrivals:\n"
         "                self._exchange.send(one.peer, Ack(epoch=one.piece.epoch, seq=one.events[-1].seq))\n"
-        "            kept = await future\n",
+        "            future.add_done_callback(",
         (FULL, "-k", "takes_nothing_acknowledges"),
     ),
     "ACCEPT before the journal has the job": Mutant(
