@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..common.clock import Clock
@@ -90,19 +91,25 @@ class Flights:
         self._by_key.pop(flight.key, None)
         self._by_node[flight.node].pop(flight.key, None)
 
-    def move(self, flight: Flight, word: str, message: str) -> Coroutine[Any, Any, None]:
-        """Something happened that no event tells of. Submitted at once; awaited, it is stored and told."""
+    def move(self, flight: Flight, word: str, message: str) -> asyncio.Future[str]:
+        """Something happened that no event tells of. Submitted at once; when the future is done, it is stored and told.
+
+        A callback and no task, so that moves and events are told in the order they were stored in.
+        """
         jid, att = flight.key
         stored = self._store.move_job(jid, att, flight.node, word, message, self._clock.now())
+        stored.add_done_callback(partial(self._moved, flight, message))
+        return stored
 
-        async def moved() -> None:
-            after = await stored
-            if after and after != flight.state:
-                flight.state, flight.message = after, message
-                self.settled(flight)
-                flight.news.put_nowait(after)
-
-        return moved()
+    def _moved(self, flight: Flight, message: str, stored: asyncio.Future[str]) -> None:
+        if stored.cancelled():
+            return
+        if (error := stored.exception()) is not None:
+            log.warning("not stored, so not told: %s", error)
+        elif (after := stored.result()) and after != flight.state:
+            flight.state, flight.message = after, message
+            self.settled(flight)
+            flight.news.put_nowait(after)
 
     def settled(self, flight: Flight) -> None:
         """Its state may have become an end."""

@@ -95,7 +95,7 @@ class Intake:
 
     def _answered(self, peer: Peer, jid: str, att: int, word: str, text: str) -> None:
         if (flight := self._flights.get(jid, att, peer.name)) is not None:
-            self._flights.spawn(self._flights.move(flight, word, text))
+            self._flights.move(flight, word, text)
 
     def answer(self, peer: Peer, message: Answer) -> None:
         flight = self._flights.get(message.jid, message.att, peer.name)
@@ -238,8 +238,8 @@ class Intake:
             if flight.key in peer.open or flight.job.query:
                 continue
             if flight.state != "queued":
-                self._flights.spawn(self._flights.move(flight, "absent", NOT_KNOWN))
+                self._flights.move(flight, "absent", NOT_KNOWN)
             elif not flight.resend and not flight.cancelled:
-                self._flights.spawn(self._flights.move(flight, "withdrawn", NOBODY_WAITS))
+                self._flights.move(flight, "withdrawn", NOBODY_WAITS)
             elif self._clock.monotonic() > flight.deadline:
-                self._flights.spawn(self._flights.move(flight, "absent", NEVER_CAME))
+                self._flights.move(flight, "absent", NEVER_CAME)

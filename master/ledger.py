@@ -172,7 +172,7 @@ class Ledger:
             try:
                 await stored
             except asyncio.CancelledError:  # its row is stored all the same, and nobody would ever send or end it
-                self._flights.spawn(self._flights.move(flight, "withdrawn", "cancelled before it was sent"))
+                self._flights.move(flight, "withdrawn", "cancelled before it was sent")
                 raise
             reach("ledger.job.before_send")
             self._begin(flight)
