@@ -40,7 +40,7 @@ _BATCH = 500
 _AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dealt with
 _MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
 _UNFINISHED = 2 * _AHEAD  # bytes that a peer may send of a message that is not whole; much more than it has credit for
-_LOOK_S = 0.25
+_LOOK_S = 0.05  # memory that a message without end may fill until it is cut: so much time at the speed of its line
 
 
 class Received(NamedTuple):
