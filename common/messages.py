@@ -101,11 +101,12 @@ class Welcome(Message):
     """master -> minion: `hw` is the last event of this epoch that the master has stored.
 
     `now_ms` is the master's time, which deadlines are told in; with it, `signature` proves that this is now, and said
-    by who holds the signing key. `version` is what both speak from here on.
+    by who holds the signing key. `version` is what both speak from here on, and `session` a key for this connection
+    alone, made now: with it queries are authenticated.
     """
 
     type: ClassVar[str] = "WELCOME"
-    since: ClassVar[dict[str, int]] = {"version": 2, "credit_bytes": 2, "signing_key": 2, "signature": 2}
+    since: ClassVar[dict[str, int]] = {"version": 2, "credit_bytes": 2, "signing_key": 2, "session": 2, "signature": 2}
     name: NodeName
     mepoch: Counter
     hw: Counter
@@ -114,6 +115,7 @@ class Welcome(Message):
     version: Counter = 1
     credit_bytes: Counter = 0
     signing_key: Annotated[bytes, Field(max_length=32)] = b""
+    session: Annotated[bytes, Field(max_length=32)] = b""
     signature: Signature = b""
 
 
@@ -122,6 +124,7 @@ class Job(Message):
 
     `document` is empty when it is to be fetched by its `sha256`.
     `query`: it only reads; it is answered by ANSWER, not journaled, and may be asked again.
+    `signature` is made with the master's signing key, that of a query with the key of the session.
     """
 
     type: ClassVar[str] = "JOB"

@@ -7,10 +7,14 @@ Rules:
 1. A job is for one minion, one attempt, one document, until one deadline, of one run of the master.
 2. A WELCOME is for one minion and holds the nonce of the HELLO it answers: the master's time in it is of this moment.
 3. The next keys of a master are signed with the key it has.
+4. A query only reads, and many are asked at once, so it is authenticated with the key of its session instead: that came
+   in a signed WELCOME, which no one but its minion can read, and costs a hundredth. Nothing else is taken with it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from pathlib import Path
 
 import msgpack
@@ -28,8 +32,10 @@ class Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(load_private(path))
         self.public = self._key.public_key().public_bytes_raw()
 
-    def job(self, job: Job) -> Job:
-        return job.model_copy(update={"signature": self._key.sign(_job(job))})
+    def job(self, job: Job, session: bytes = b"") -> Job:
+        """`session` is the key of the connection that it goes out on."""
+        signature = _code(job, session) if job.query and session else self._key.sign(_job(job))
+        return job.model_copy(update={"signature": signature})
 
     def welcome(self, welcome: Welcome, nonce: bytes) -> Welcome:
         named = welcome.model_copy(update={"signing_key": self.public})
@@ -41,12 +47,14 @@ class Signer:
 
 
 class Verifier:
-    """Knows one signing key. Each method is True when that key signed exactly this."""
+    """Knows one signing key, and that of a session. Each method is True when these signed exactly this."""
 
-    def __init__(self, public: bytes) -> None:
-        self._key = Ed25519PublicKey.from_public_bytes(public)
+    def __init__(self, public: bytes, session: bytes = b"") -> None:
+        self._key, self._session = Ed25519PublicKey.from_public_bytes(public), session
 
     def job(self, job: Job) -> bool:
+        if job.query and self._session:
+            return hmac.compare_digest(job.signature, _code(job, self._session))
         return self._good(job.signature, _job(job))
 
     def welcome(self, welcome: Welcome, nonce: bytes) -> bool:
@@ -68,9 +76,13 @@ def _job(job: Job) -> bytes:
     return _text(b"pgha job", *fields, job.sha256, job.size)
 
 
+def _code(job: Job, session: bytes) -> bytes:
+    return hashlib.blake2b(_job(job), key=session, digest_size=32, person=b"pgha query").digest()
+
+
 def _welcome(welcome: Welcome, nonce: bytes) -> bytes:
     fields = (welcome.mepoch, welcome.now_ms, welcome.version, welcome.hw, welcome.credit, welcome.credit_bytes)
-    return _text(b"pgha welcome", nonce, welcome.name, *fields, welcome.signing_key)
+    return _text(b"pgha welcome", nonce, welcome.name, *fields, welcome.signing_key, welcome.session)
 
 
 def _successor(successor: Successor) -> bytes:

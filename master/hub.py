@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -72,6 +74,14 @@ AHEAD = 1.25  # times the credit, in bytes: what a minion cannot have on its way
 ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
 SignRequest = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What came at once and is stored at once: events by their minion's name, and answers."""
+
+    streams: dict[str, list[Event]] = field(default_factory=dict)
+    answers: list[tuple[Peer, Answer]] = field(default_factory=list)
 
 
 class Hub:
@@ -246,14 +256,15 @@ class Hub:
         self._loop.call_soon_threadsafe(self._sort, batch)
 
     def _sort(self, batch: list[Received]) -> None:
-        streams: dict[str, list[Event]] = {}
+        heard = _Heard()
         for received in batch:
             name = self._names.get(received.peer)
             if name is None or received.peer in self._quarantined:
                 continue  # turned out while this was on its way here
             peer = self.peers.setdefault(name, Peer(name, key=received.peer, address=received.address))
-            self._guarded(peer, partial(self._hear, streams, peer, received))
-        self._intake.streams([(self.peers[name], events) for name, events in streams.items()])
+            self._guarded(peer, partial(self._hear, heard, peer, received))
+        self._intake.answers(heard.answers)
+        self._intake.streams([(self.peers[name], events) for name, events in heard.streams.items()])
         self._router.taken(batch)
 
     def _guarded(self, peer: Peer, handle: Callable[[], None]) -> None:
@@ -266,28 +277,33 @@ class Hub:
             log.exception("a message of %s cannot be handled", peer.name)
             self.offend(peer, f"a message that breaks its reader: {type(error).__name__}")
 
-    def _hear(self, streams: dict[str, list[Event]], peer: Peer, received: Received) -> None:
+    def _hear(self, heard: _Heard, peer: Peer, received: Received) -> None:
         try:
             message, size = decode(received.frames, FROM_MINION), len(received.frames[1])
         except BusError:
             self.charge(peer, sum(map(len, received.frames)) / BAD_COST_BYTES)  # to find out took longest
             raise
         if isinstance(message, Event) and received.route == peer.route:
-            self._stream(streams, peer, message)
+            self._stream(heard, peer, message)
             return
         if isinstance(message, Hello | Lost):  # they speak of what comes after the events that came before them
-            self._intake.streams([(peer, streams.pop(peer.name, []))])
-        if self.charge(peer, cost(message, size)):
+            self._intake.streams([(peer, heard.streams.pop(peer.name, []))])
+        if not self.charge(peer, cost(message, size)):
+            return
+        if isinstance(message, Answer) and received.route == peer.route:
+            peer.heard = self._clock.monotonic()
+            heard.answers.append((peer, message))
+        else:
             self._take(peer, received, message)
 
-    def _stream(self, streams: dict[str, list[Event]], peer: Peer, event: Event) -> None:
+    def _stream(self, heard: _Heard, peer: Peer, event: Event) -> None:
         """Events that came together are stored together. What is far beyond the credit is not taken, and costs."""
         peer.heard = self._clock.monotonic()
         if peer.storing > AHEAD * peer.most:
             self.charge(peer, cost(event, len(event.body)))
             return
         _same_epoch(peer, event.epoch)
-        streams.setdefault(peer.name, []).append(event)
+        heard.streams.setdefault(peer.name, []).append(event)
 
     def _take(self, peer: Peer, received: Received, message: Message) -> None:
         now = self._clock.monotonic()
@@ -306,8 +322,6 @@ class Hub:
             peer.running, peer.trouble, peer.beat = message.running, message.trouble, True
             peer.spool, peer.spool_bytes = message.spool, message.spool_bytes
             self.send(peer, Pong(mono_ms=message.mono_ms))
-        elif isinstance(message, Answer):
-            self._intake.answer(peer, message)
         elif isinstance(message, Accept):
             self._intake.accepted(peer, message)
         elif isinstance(message, Refuse):
@@ -342,6 +356,7 @@ class Hub:
         peer.version = max(1, min(hello.speaks, VERSION))
         peer.epoch, peer.facts, peer.beat = hello.epoch, hello.facts, False
         peer.granted = (0, 0)  # no CREDIT before its WELCOME
+        peer.session = os.urandom(32)
         if not peer.came(hello.facts, received.address):
             log.error("%s: %s; it gets no jobs until an operator has looked", peer.name, peer.twin)
         if hello.mepoch > self._epoch:
@@ -381,6 +396,7 @@ class Hub:
             now_ms=self.ledger.now_ms(),
             version=peer.version,
             credit_bytes=peer.granted[1],
+            session=peer.session,
         )
         reach("hub.welcome.before_send")
         self.send(peer, self._signer.welcome(welcome, hello.nonce))

@@ -282,7 +282,8 @@ class Agent:
             self._welcomed.notify_all()
         log.info("connected to the master as %s", welcome.name)
         outbox = Outbox(self.journal, welcome.hw, welcome.credit, welcome.credit_bytes)
-        return _Line(dialer, outbox, Verifier(signing), welcome.version, welcome.now_ms - asked_ms)
+        verifier = Verifier(signing, welcome.session)
+        return _Line(dialer, outbox, verifier, welcome.version, welcome.now_ms - asked_ms)
 
     async def _serve(self, line: _Line) -> None:
         self._line = line

@@ -32,7 +32,7 @@ class Rogue:
     def __init__(self, site: Site) -> None:
         root = Paths(site.master.root)
         self.site, self.port = site, another_port_pair()
-        self.signer, self.epoch = Signer(signing_key_path(root)), 2**30
+        self.signer, self.epoch, self.session = Signer(signing_key_path(root)), 2**30, os.urandom(32)
         self.heard: list[Message] = []
         self.now_ms: Callable[[], int] = lambda: int(time.time() * 1000)
         self.greet: Greet = self.true_welcome
@@ -63,6 +63,7 @@ class Rogue:
             "credit_bytes": 10**6,
             "now_ms": self.now_ms(),
             "version": VERSION,
+            "session": self.session,
         }
         return Welcome(**{**values, **changed})
 

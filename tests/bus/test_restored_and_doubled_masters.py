@@ -207,6 +207,16 @@ LIES: dict[str, tuple[Callable[[Rogue, Path], Job], str]] = {
         lambda rogue, folder: rogue.signer.job(rogue.job()).model_copy(update={"query": True}),
         "bad_signature",
     ),
+    "a job with the code of a query": (
+        lambda rogue, folder: rogue.signer.job(rogue.job(query=True), rogue.session).model_copy(
+            update={"query": False}
+        ),
+        "bad_signature",
+    ),
+    "a query of another session": (
+        lambda rogue, folder: rogue.signer.job(rogue.job(query=True), b"s" * 32),
+        "bad_signature",
+    ),
     "another attempt": (
         lambda rogue, folder: rogue.signer.job(rogue.job()).model_copy(update={"att": 2}),
         "bad_signature",

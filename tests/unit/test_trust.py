@@ -107,6 +107,7 @@ def test_a_welcome_that_was_signed_for_another_minion_is_not_obeyed(
         {"version": VERSION + 1},
         {"credit_bytes": 8},
         {"signing_key": b"k" * 32},
+        {"session": b"s" * 32},
     ],
 )
 def test_nothing_in_a_welcome_can_be_changed_on_its_way(signer: Signer, changed: dict[str, Any]) -> None:
