@@ -6,10 +6,10 @@ changes no state: the job may still run there.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from ..common.errors import HostError, PghaError
@@ -17,14 +17,15 @@ from ..common.functions import FUNCTIONS
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.kinds import encode
 from ..states.resource import AnyResource
-from . import jobs
-from .hub import Flight, Output
+from .flights import Document, Flight, News, Output, is_last
+from .jobs import OPEN
+from .ledger import SILENT
 from .operations import Operation
 from .progress import NodeDone, Resource
 from .progress import Output as OutputLine
 from .seams import Minions
 
-PLAN = "plan"
+PLAN, SHOW = "plan", "show"  # a step of that name: what is found is for the plan; every line is for who follows
 STATE_TIMEOUT_S = 3600.0
 STATE_SILENCE_S = 60.0
 CALL_SILENCE_S = 15.0
@@ -89,21 +90,18 @@ class Fleet:
         step: str,
     ) -> dict[str, Answer]:
         """Plan or apply on all the given nodes side by side, on each its own of the documents."""
-        return await self._all(
+        self._insist()
+        flights = await self._hub.ledger.order(
             {
-                node: lambda node=node: self._hub.ledger.order(  # type: ignore[misc]
-                    node,
-                    mode,
-                    {"documents": list(documents[node]), "resources": encode(resources[node])},
-                    what=f"{mode} {step}",
-                    operation=self._operation.id,
-                    timeout_s=STATE_TIMEOUT_S,
-                )
+                node: Document.of({"documents": list(documents[node]), "resources": encode(resources[node])})
                 for node in resources
             },
-            step,
-            STATE_SILENCE_S,
+            mode,
+            what=f"{mode} {step}",
+            operation=self._operation.id,
+            timeout_s=STATE_TIMEOUT_S,
         )
+        return await self._follow([(Answer(flight.node), flight) for flight in flights], step, STATE_SILENCE_S)
 
     async def call(
         self,
@@ -119,76 +117,80 @@ class Fleet:
 
         A node that is not connected gets nothing, now or later: what was given up here must not be done at last there.
         """
-        absent = {
-            node: Answer(node, "cancelled", message=NOT_SENT) for node in arguments if not self._hub.connected(node)
-        }
-        if show:
-            for answer in absent.values():
-                await self._operation.emit(answer.line())
         file = {"blob": {"sha256": blob[0], "size": blob[1]}} if blob[0] else {}
-        orders = {
-            node: lambda node=node: self._hub.ledger.order(
-                node,
-                "call",
-                {"function": function, "arguments": list(arguments[node]), "timeout_s": timeout_s, **file},
-                what=function,
-                operation=self._operation.id,
-                timeout_s=timeout_s + GRACE_S,
-                query=FUNCTIONS[function].query,
-                blob=blob,
-            )
-            for node in arguments
-            if node not in absent
-        }
-        return absent | await self._all(orders, "show" if show else "", silence_s)
 
-    async def attach(self, answers: Mapping[str, tuple[Answer, Flight]], silence_s: float) -> dict[str, Answer]:
+        @cache
+        def document(words: tuple[str, ...]) -> Document:
+            return Document.of({"function": function, "arguments": words, "timeout_s": timeout_s, **file})
+
+        left_out = self._left_out(function, arguments, refuse=show)
+        if show:
+            for answer in left_out.values():
+                await self._operation.emit(answer.line())
+        self._insist()
+        asked = {node: document(tuple(words)) for node, words in arguments.items() if node not in left_out}
+        about: Any = {"what": function, "operation": self._operation.id, "timeout_s": timeout_s + GRACE_S, "blob": blob}
+        try:
+            flights = await self._hub.ledger.order(asked, "call", query=FUNCTIONS[function].query, **about)
+        except PghaError as error:
+            if not show:
+                raise
+            refused = {node: Answer(node, "refused", message=str(error)) for node in asked}
+            for answer in refused.values():
+                await self._operation.emit(answer.line())
+            return left_out | refused
+        answers = [(Answer(flight.node), flight) for flight in flights]
+        return left_out | await self._follow(answers, SHOW if show else "", silence_s)
+
+    def _left_out(self, function: str, nodes: Iterable[str], *, refuse: bool) -> dict[str, Answer]:
+        """Nodes that get nothing; those that are held among them when they are to be refused one by one."""
+        answers = {}
+        for node in nodes:
+            if not self._hub.connected(node):
+                answers[node] = Answer(node, "cancelled", message=NOT_SENT)
+            elif refuse and (why := self._hub.held(node, function)):
+                answers[node] = Answer(node, "refused", message=f"{node}: {why}")
+        return answers
+
+    async def attach(self, under_way: Sequence[tuple[Answer, Flight]], silence_s: float) -> dict[str, Answer]:
         """Go on with jobs that were ordered before this master was started, as `call` does with `show`."""
-        waiting = (self._follow(flight, answer, "show", silence_s) for answer, flight in answers.values())
-        return {answer.node: answer for answer in await asyncio.gather(*waiting)}
+        return await self._follow(under_way, SHOW, silence_s)
 
-    async def _all(self, orders: Mapping[str, Callable[[], Any]], step: str, silence_s: float) -> dict[str, Answer]:
+    def _insist(self) -> None:
+        """Raises Failed when nothing more is to begin."""
         if self._operation.cancelled_by:
             raise Failed(f"cancelled by {self._operation.cancelled_by}; what had been done stays")
-        waiting = [self._one(node, order, step, silence_s) for node, order in orders.items()]
-        # a single one is ordered in this very turn, so that its row is stored together with that of the operation
-        answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
-        return {answer.node: answer for answer in answers}
 
-    async def _one(self, node: str, order: Callable[[], Any], step: str, silence_s: float) -> Answer:
-        answer = Answer(node)
-        try:
-            flight: Flight = await order()
-        except PghaError as error:
-            if step != "show":
-                raise
-            answer.state, answer.message = "refused", str(error)
-            await self._operation.emit(answer.line())
-            return answer
-        return await self._follow(flight, answer, step, silence_s)
-
-    async def _follow(self, flight: Flight, answer: Answer, step: str, silence_s: float) -> Answer:
+    async def _follow(self, jobs: Sequence[tuple[Answer, Flight]], step: str, silence_s: float) -> dict[str, Answer]:
+        """All of them to their ends, side by side."""
+        answers = {flight.key: answer for answer, flight in jobs}
         clock = self._operation.clock
-        heard = clock.monotonic()
-        async for news in self._hub.ledger.follow(flight, silence_s):
-            heard = heard if news == "silent" else clock.monotonic()
-            if isinstance(news, ResourceResult):
-                answer.results.append(news)
-                if step != PLAN and news.status is not Status.SKIPPED:  # the Plan line shows both
-                    await self._operation.emit(Resource(node=answer.node, step=step, result=news))
-            elif isinstance(news, Output):
-                if step == "show":
-                    await self._operation.emit(output(answer.node, news))
-            elif isinstance(news, Outcome):
-                answer.outcome = news
-            elif news in jobs.ENDED:
-                answer.message = flight.message
-        answer.state = flight.state
-        if flight.state in jobs.OPEN:
-            answer.message = self._silent(answer.node, heard)
-        if step == "show":
-            await self._operation.emit(answer.line())
-        return answer
+        heard = dict.fromkeys(answers, clock.monotonic())
+        async for flight, news in self._hub.ledger.follow([flight for _, flight in jobs], silence_s):
+            answer = answers[flight.key]
+            if news != SILENT:
+                heard[flight.key] = clock.monotonic()
+            await self._take(answer, flight, news, step)
+            if news == SILENT or is_last(news):
+                answer.state = flight.state
+                if flight.state in OPEN:
+                    answer.message = self._silent(answer.node, heard[flight.key])
+                if step == SHOW:
+                    await self._operation.emit(answer.line())
+        return {answer.node: answer for answer, _ in jobs}
+
+    async def _take(self, answer: Answer, flight: Flight, news: News, step: str) -> None:
+        if isinstance(news, ResourceResult):
+            answer.results.append(news)
+            if step != PLAN and news.status is not Status.SKIPPED:  # the Plan line shows both
+                await self._operation.emit(Resource(node=answer.node, step=step, result=news))
+        elif isinstance(news, Output):
+            if step == SHOW:
+                await self._operation.emit(output(answer.node, news))
+        elif isinstance(news, Outcome):
+            answer.outcome = news
+        elif is_last(news):
+            answer.message = flight.message
 
     def _silent(self, node: str, heard: float) -> str:
         """`heard` is monotonic; what is told is this host's time of day."""

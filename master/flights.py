@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,9 +34,22 @@ class Output:
 News = ResourceResult | Output | Outcome | str  # str: the job's new state
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a job is about, as JSON, and the SHA-256 of that: made once, however many minions get it."""
+
+    text: bytes
+    sha256: str
+
+    @classmethod
+    def of(cls, value: object) -> Document:
+        text = json.dumps(value, separators=(",", ":")).encode()
+        return cls(text, hashlib.sha256(text).hexdigest())
+
+
 @dataclass
 class Flight:
-    """A job that has not ended. `news` is what arrives, in order; the last is an Outcome or an ended state.
+    """A job that has not ended. What arrives is `told`, in order; the last is an Outcome or an ended state.
 
     `resend`: it goes out again until it is accepted; not so when whoever ordered it is gone.
     """
@@ -57,11 +71,30 @@ class Flight:
     patience_s: float | None = None  # of who follows it: with a minion that says nothing for so long
     followed: float = 0.0  # since then, monotonic
     answered: bool = False  # a query's answer is being stored
-    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+    told: deque[News] = field(default_factory=deque)  # what nobody has read yet
+    reader: asyncio.Queue[tuple[Flight, News]] | None = None  # of who follows it, among others maybe
 
     @property
     def key(self) -> tuple[str, int]:
         return self.job.jid, self.job.att
+
+    def tell(self, news: News) -> None:
+        """Whoever follows it gets this, now or when somebody does."""
+        if self.reader is None:
+            self.told.append(news)
+        else:
+            self.reader.put_nowait((self, news))
+
+    def read(self, reader: asyncio.Queue[tuple[Flight, News]] | None) -> None:
+        """From now on all goes there, with what nobody has read yet; None: nobody follows it any more."""
+        self.reader = reader
+        while reader is not None and self.told:
+            reader.put_nowait((self, self.told.popleft()))
+
+
+def is_last(news: News) -> bool:
+    """Whether nothing comes after that."""
+    return isinstance(news, Outcome) or news in jobs.ENDED
 
 
 class Flights:
@@ -109,7 +142,7 @@ class Flights:
         elif (after := stored.result()) and after != flight.state:
             flight.state, flight.message = after, message
             self.settled(flight)
-            flight.news.put_nowait(after)
+            flight.tell(after)
 
     def settled(self, flight: Flight) -> None:
         """Its state may have become an end."""
@@ -135,15 +168,18 @@ def payload(flight: Flight) -> bytes:
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
+def _finite(word: str) -> float:
+    if math.isfinite(number := float(word)):
+        return number
+    raise ValueError(f"{word} is no JSON, or larger than any number")
+
+
+_decode = json.JSONDecoder(parse_constant=_finite, parse_float=_finite).decode
+
+
 def read_json(text: str) -> Any:
     """Raises ValueError, also for what breaks whoever is shown or stores it, and RecursionError when it is deep."""
-
-    def finite(word: str) -> float:
-        if math.isfinite(number := float(word)):
-            return number
-        raise ValueError(f"{word} is no JSON, or larger than any number")
-
-    value = json.loads(text, parse_constant=finite, parse_float=finite)
+    value = _decode(text)
     if "\\ud" in text.lower():
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown or stored
     return value

@@ -18,14 +18,14 @@ from functools import partial
 from typing import Protocol
 
 from ..common.clock import Clock
-from ..common.errors import BusError, PghaError
+from ..common.errors import BusError
 from ..common.failpoint import reach
 from ..common.messages import Accept, Ack, Answer, Event, Hello, Lost, Message, Refuse, Resync
 from ..common.results import Outcome
 from . import jobs
 from .flights import Flight, Flights, News, Output, read_event, read_json
 from .peers import Peer
-from .store import EventRow, Piece, Store, Stored
+from .store import AnswerRow, EventRow, Piece, Store, Stored
 
 log = logging.getLogger("pgha.intake")
 
@@ -45,6 +45,14 @@ class Exchange(Protocol):
     def offend(self, peer: Peer, why: str) -> None: ...
 
     def charge(self, peer: Peer, cost: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    flight: Flight
+    row: AnswerRow
+    out: Sequence[tuple[str, str]]
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,37 +105,45 @@ class Intake:
         if (flight := self._flights.get(jid, att, peer.name)) is not None:
             self._flights.move(flight, word, text)
 
-    def answer(self, peer: Peer, message: Answer) -> None:
+    def answers(self, heard: Sequence[tuple[Peer, Answer]]) -> None:
+        """Answers to queries that came together are stored together, and told then."""
+        replies = [one for peer, message in heard if (one := self._reply(peer, message)) is not None]
+        if replies:
+            future = self._store.answers([one.row for one in replies], self._clock.now())
+            future.add_done_callback(partial(self._kept_answers, replies))
+
+    def _reply(self, peer: Peer, message: Answer) -> _Reply | None:
         flight = self._flights.get(message.jid, message.att, peer.name)
         if flight is None or not flight.job.query or flight.answered:
-            return
+            return None
         try:
             text = message.outcome.decode()
             outcome = Outcome.model_validate(read_json(text))
             lines = [json.dumps({"stream": stream, "text": said}) for stream, said in message.out]
             text.encode()
-        except (ValueError, RecursionError):
-            self._exchange.offend(peer, "an ANSWER that cannot be read")
-            return
+        except Exception as error:  # noqa: BLE001 - whatever a message breaks, it is its sender's offence
+            self._exchange.offend(peer, f"an ANSWER that cannot be read: {type(error).__name__}")
+            return None
         flight.answered = True
-        word, (jid, att), now = "done" if outcome.ok else "failed", flight.key, self._clock.now()
-        stored = self._store.answer(jid, att, flight.node, lines, text, word, now)
-        self._flights.spawn(self._keep_answer(flight, message, outcome, stored))
+        row = AnswerRow(*flight.key, flight.node, lines, text, "done" if outcome.ok else "failed")
+        return _Reply(flight, row, message.out, outcome)
 
-    async def _keep_answer(
-        self, flight: Flight, message: Answer, outcome: Outcome, stored: asyncio.Future[str]
-    ) -> None:
-        try:
-            after = await stored
-        except PghaError:
-            flight.answered = False
-            raise
-        if after in jobs.ENDED and self._flights.get(message.jid, message.att, flight.node) is flight:
-            flight.state = after
-            self._flights.settled(flight)
-            for stream, said in message.out:
-                flight.news.put_nowait(Output(stream, said))
-            flight.news.put_nowait(outcome)
+    def _kept_answers(self, replies: Sequence[_Reply], future: asyncio.Future[list[str]]) -> None:
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            log.warning("answers are not stored, and asked again: %s", error)
+            for one in replies:
+                one.flight.answered = False
+            return
+        for one, after in zip(replies, future.result(), strict=True):
+            flight = one.flight
+            if after in jobs.ENDED and self._flights.get(*flight.key, flight.node) is flight:
+                flight.state = after
+                self._flights.settled(flight)
+                for stream, said in one.out:
+                    flight.tell(Output(stream, said))
+                flight.tell(one.outcome)
 
     def streams(self, heard: Sequence[tuple[Peer, Sequence[Event]]]) -> None:
         """Pieces of streams that came together are stored together; then each is acknowledged and told."""
@@ -211,10 +227,10 @@ class Intake:
             news, before = told[event.seq], flight.state
             flight.state = after or before
             if not isinstance(news, str):
-                flight.news.put_nowait(news)
+                flight.tell(news)
             elif flight.state != before:
                 flight.message = news
-                flight.news.put_nowait(flight.state)
+                flight.tell(flight.state)
             self._flights.settled(flight)
 
     def lost(self, peer: Peer, message: Lost) -> None:

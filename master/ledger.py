@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..common.clock import Clock
@@ -23,11 +23,9 @@ from ..common.errors import PghaError, Refused
 from ..common.failpoint import reach
 from ..common.messages import INLINE_BYTES, Cancel, Job, JobClass, Message, Mode
 from ..common.names import new_job_id
-from ..common.results import Outcome
 from ..common.signing import Signer
-from . import jobs
 from .blobs import Seal
-from .flights import Flight, Flights, News, payload
+from .flights import Document, Flight, Flights, News, is_last, payload
 from .peers import Peer
 from .store import JobRow, Store
 
@@ -129,24 +127,51 @@ class Ledger:
 
     async def order(
         self,
-        node: str,
+        documents: Mapping[str, Document],
         mode: str,
-        document: object,
         *,
         what: str,
         operation: str,
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
-    ) -> Flight:
-        """Queue a job for one minion; it is sent as soon as that minion is connected, until the deadline.
+    ) -> list[Flight]:
+        """Queue a job for each of these minions, in one commit; each is sent as soon as its minion is connected.
 
-        `blob` is the SHA-256 and size of a file that the call may fetch. Raises Refused while that minion is held.
+        `blob` is the SHA-256 and size of a file that the call may fetch. Raises Refused while one of them is held;
+        then nothing has been ordered.
         """
-        if why := self._exchange.held(node, what):
-            raise Refused(f"{node}: {why}")
-        text = json.dumps(document, separators=(",", ":")).encode()
-        job = Job(
+        for node in documents:
+            if why := self._exchange.held(node, what):
+                raise Refused(f"{node}: {why}")
+        deadline = self._clock.monotonic() + timeout_s
+        flights = [
+            Flight(
+                node,
+                self._job(node, mode, document, timeout_s, query),
+                operation=operation,
+                what=what,
+                blob=blob[0],
+                deadline=deadline,
+            )
+            for node, document in documents.items()
+        ]
+        stored = self._store.put_jobs([self._row(flight) for flight in flights], self._clock.now(), lazy=query)
+        if query:
+            stored.add_done_callback(lambda done: self._not_kept(flights) if done.exception() else None)
+        else:
+            try:
+                await stored
+            except asyncio.CancelledError:  # their rows are stored all the same, and nobody would ever send or end them
+                for flight in flights:
+                    self._flights.move(flight, "withdrawn", "cancelled before it was sent")
+                raise
+        for flight in flights:
+            self._begin(flight)
+        return flights
+
+    def _job(self, node: str, mode: str, document: Document, timeout_s: float, query: bool) -> Job:
+        return Job(
             jid=new_job_id(),
             att=1,
             minion=node,
@@ -156,53 +181,59 @@ class Ledger:
             query=query,
             not_after_ms=self.now_ms() + int(timeout_s * 1000),
             ttl_ms=int(timeout_s * 1000),
-            sha256=hashlib.sha256(text).hexdigest(),
-            size=len(text),
-            document=text,
+            sha256=document.sha256,
+            size=len(document.text),
+            document=document.text,
         )
-        deadline = self._clock.monotonic() + timeout_s
-        flight = Flight(node, job, operation=operation, what=what, blob=blob[0], deadline=deadline)
-        sealed = self._seal.seal(payload(flight), job.jid.encode())
-        row = JobRow(job.jid, 1, node, operation, mode, job.cls, what, "queued", job.not_after_ms, sealed)
-        stored = self._store.put_job(row, self._clock.now(), lazy=query)
-        if query:
-            stored.add_done_callback(lambda done: self._not_kept(flight) if done.exception() else None)
-            self._begin(flight)
-        else:
-            try:
-                await stored
-            except asyncio.CancelledError:  # its row is stored all the same, and nobody would ever send or end it
-                self._flights.move(flight, "withdrawn", "cancelled before it was sent")
-                raise
-            reach("ledger.job.before_send")
-            self._begin(flight)
-            reach("ledger.job.after_send")
-        return flight
 
-    def _not_kept(self, flight: Flight) -> None:
-        """The store did not take it, so its answer would be nobody's."""
-        self._flights.remove(flight)
-        flight.state, flight.message = "cancelled", "the store of the master does not take the write"
-        flight.news.put_nowait("cancelled")
+    def _row(self, flight: Flight) -> JobRow:
+        job = flight.job
+        sealed = self._seal.seal(payload(flight), job.jid.encode())
+        about = (flight.operation, job.mode, job.cls, flight.what, "queued", job.not_after_ms)
+        return JobRow(job.jid, job.att, flight.node, *about, sealed)
+
+    def _not_kept(self, flights: Iterable[Flight]) -> None:
+        """The store did not take them, so their answers would be nobody's."""
+        for flight in flights:
+            self._flights.remove(flight)
+            flight.state, flight.message = "cancelled", "the store of the master does not take the write"
+            flight.tell("cancelled")
 
     def _begin(self, flight: Flight) -> None:
         self._flights.add(flight)
+        if flight.job.query:
+            self.push(flight)
+            return
+        reach("ledger.job.before_send")
         self.push(flight)
+        reach("ledger.job.after_send")
 
-    async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
-        """What arrives, until the job has ended or its minion has been silent for that long ("silent").
+    async def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]:
+        """What arrives of any of them, until each has ended or its minion has been silent for that long ("silent").
 
         A job that never left this host is withdrawn: what was given up here must not begin later there.
         """
-        flight.followed, flight.patience_s = self._clock.monotonic(), silence_s
+        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
+        for flight in flights:
+            flight.followed, flight.patience_s = self._clock.monotonic(), silence_s
+            flight.read(reader)
         try:
-            while True:
-                news = await flight.news.get()
-                yield news
-                if isinstance(news, Outcome) or news in jobs.ENDED or news == SILENT:
-                    return
+            left = len(flights)
+            while left:
+                flight, news = await reader.get()
+                if flight.reader is not reader:
+                    continue  # it was given up a moment before this came
+                if news == SILENT or is_last(news):
+                    self._leave(flight)
+                    left -= 1
+                yield flight, news
         finally:
-            flight.patience_s = None
+            for flight in flights:
+                self._leave(flight)
+
+    def _leave(self, flight: Flight) -> None:
+        flight.patience_s = None
+        flight.read(None)
 
     def _lost_patience(self, flight: Flight, now: float) -> bool:
         """Whether who follows it has waited long enough. While this end is behind with listening, nobody is silent."""
@@ -242,7 +273,7 @@ class Ledger:
                 if not flight.sent:
                     text = "its minion is not connected; nothing was sent"
                     await self._flights.move(flight, "withdrawn", text)
-                flight.news.put_nowait(SILENT)
+                flight.tell(SILENT)
             if self._overdue(flight, now):
                 await self._flights.move(flight, "overdue" if flight.sent else "deadline", "its deadline has passed")
             elif now >= flight.next_send:
@@ -277,7 +308,7 @@ class Ledger:
             job, left_ms = flight.job, max(0, flight.job.not_after_ms - self.now_ms())
             inline = job.document if job.size <= INLINE_BYTES or peer.version < 2 else b""
             update = {"ttl_ms": left_ms, "document": inline, "mepoch": self._epoch}
-            self._exchange.send(peer, self._signer.job(job.model_copy(update=update)))
+            self._exchange.send(peer, self._signer.job(job.model_copy(update=update), peer.session))
 
 
 def _mode(text: str) -> Mode:

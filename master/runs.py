@@ -88,7 +88,7 @@ class Run:
         limits = self.request.limits
         reason, refused = self._forbidden(limits), True
         if under_way:
-            self.answers |= await self._fleet.attach(under_way, STATE_SILENCE_S)
+            self.answers |= await self._fleet.attach(list(under_way.values()), STATE_SILENCE_S)
         while not reason:
             step, refused = batches.following(self.request.nodes, limits, self._seen()), False
             if self.operation.cancelled_by:

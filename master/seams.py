@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from ..common.clock import Clock
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
 from ..states.resource import AnyResource
-from .hub import Flight, News, Peer
+from .flights import Document, Flight, News
 from .observed import ClusterHealth
+from .peers import Peer
 from .store import MinionRow
 
 
@@ -23,18 +24,17 @@ class Road(Protocol):
 
     async def order(
         self,
-        node: str,
+        documents: Mapping[str, Document],
         mode: str,
-        document: object,
         *,
         what: str,
         operation: str,
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
-    ) -> Flight: ...
+    ) -> list[Flight]: ...
 
-    def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]: ...
+    def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]: ...
 
     async def cancel(self, flight: Flight) -> None: ...
 
@@ -54,6 +54,8 @@ class Minions(Protocol):
     def ledger(self) -> Road: ...
 
     def connected(self, name: str) -> bool: ...
+
+    def held(self, name: str, what: str) -> str: ...
 
     def facts(self, name: str) -> HostFacts | None: ...
 

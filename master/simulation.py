@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..common.cluster import Cluster, Node
@@ -29,9 +29,11 @@ from ..states.converge import MemoryDebts, converge
 from ..states.document import Context
 from ..states.kinds import decode
 from ..states.resource import AnyResource
-from . import health, jobs
-from .hub import Flight, News, Peer
+from . import health
+from .flights import Document, Flight, News, is_last
+from .ledger import SILENT
 from .operations import Operation, Operations
+from .peers import Peer
 from .progress import End
 from .rollout import Rollout
 from .simulated import PEM, SimulatedNode, World
@@ -104,6 +106,9 @@ class SimulatedHub:
     def connected(self, name: str) -> bool:
         return self._clock.monotonic() - self.peers[name].heard < ALIVE_S
 
+    def held(self, name: str, what: str) -> str:
+        return ""
+
     def facts(self, name: str) -> HostFacts | None:
         return self.peers[name].facts
 
@@ -136,34 +141,41 @@ class SimulatedHub:
 
     async def order(
         self,
-        node: str,
+        documents: Mapping[str, Document],
         mode: str,
-        document: object,
         *,
         what: str,
         operation: str,
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
-    ) -> Flight:
-        text = json.dumps(document).encode()
+    ) -> list[Flight]:
         cls = "call" if mode == "call" else "state"
-        values = {"jid": new_job_id(), "att": 1, "mepoch": 1, "cls": cls, "mode": mode, "not_after_ms": 1, "ttl_ms": 1}
-        flight = Flight(node, Job.model_validate({**values, "sha256": "0" * 64, "document": text}), "started")
-        if self._world.nodes[node].online:
-            self.spawn(self._run(flight))
-        return flight
+        values = {"att": 1, "mepoch": 1, "cls": cls, "mode": mode, "not_after_ms": 1, "ttl_ms": 1}
+        flights = []
+        for node, document in documents.items():
+            about = {**values, "jid": new_job_id(), "sha256": document.sha256, "document": document.text}
+            flights.append(Flight(node, Job.model_validate(about), "started"))
+            if self._world.nodes[node].online:
+                self.spawn(self._run(flights[-1]))
+        return flights
 
-    async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
-        while True:
-            try:
-                news = await asyncio.wait_for(flight.news.get(), silence_s)
-            except asyncio.TimeoutError:
-                yield "silent"
-                return
-            yield news
-            if isinstance(news, Outcome) or news in jobs.ENDED:
-                return
+    async def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]:
+        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
+        loop, patience = asyncio.get_running_loop(), dict[tuple[str, int], asyncio.TimerHandle]()
+        for flight in flights:
+            flight.read(reader)
+            patience[flight.key] = loop.call_later(silence_s, flight.tell, SILENT)
+        while patience:
+            flight, news = await reader.get()
+            if flight.key not in patience:
+                continue
+            patience[flight.key].cancel()
+            if news == SILENT or is_last(news):
+                del patience[flight.key]
+            else:
+                patience[flight.key] = loop.call_later(silence_s, flight.tell, SILENT)
+            yield flight, news
 
     async def cancel(self, flight: Flight) -> None:
         """Nobody cancels a simulated job."""
@@ -185,7 +197,7 @@ class SimulatedHub:
             return  # it has gone silent
         outcome = outcome.model_copy(update={"seconds": self._clock.monotonic() - since})
         flight.state = "done" if outcome.ok else "failed"
-        flight.news.put_nowait(outcome)
+        flight.tell(outcome)
         await asyncio.sleep(0.5)
         await self.sample([flight.node])
 
@@ -201,7 +213,7 @@ class SimulatedHub:
                 return None
             counts[result.status] += 1
             if result.status is not Status.UNCHANGED or result.reason:
-                flight.news.put_nowait(result)
+                flight.tell(result)
             if result.status is Status.CHANGED:
                 await asyncio.sleep(RESOURCE_S)
                 node.system.clock = self._clock.now()

@@ -12,13 +12,13 @@ A family of tables is one file and one class; `Store` is all of them over one wr
 from __future__ import annotations
 
 from .audit import Audit
-from .jobs import EventRow, JobRow, Jobs, Piece, Stored
+from .jobs import AnswerRow, EventRow, JobRow, Jobs, Piece, Stored
 from .minions import MinionRow, Minions
 from .notes import Notes
 from .operations import Operations
 from .retention import Retention
 
-__all__ = ["EventRow", "JobRow", "MinionRow", "Piece", "Store", "Stored"]
+__all__ = ["AnswerRow", "EventRow", "JobRow", "MinionRow", "Piece", "Store", "Stored"]
 
 
 class Store(Minions, Jobs, Operations, Notes, Audit, Retention):

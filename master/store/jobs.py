@@ -46,6 +46,18 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """`out` are pieces of output and `outcome` the end, all as JSON; `word` is what it means to the table of states."""
+
+    jid: str
+    att: int
+    node: str
+    out: Sequence[str]
+    outcome: str
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Events of one stream that came together."""
 
@@ -67,6 +79,9 @@ values (?,?,?,?,?,?,?,'queued',?,?,?)"""
 _OPEN = """select jid, att, node, operation, mode, cls, what, state, not_after_ms, payload from jobs
 where state in ('queued','accepted','started') order by jid"""
 
+_STEP = """update jobs set state=?, message=?, outcome=?, ended=?,
+accepted=case when ?='accepted' then ? else accepted end, started=case when ?='started' then ? else started end,
+payload=case when ? is null then payload else x'' end where jid=? and att=?"""
 _STRAYS = """select count(*), coalesce(sum(state in ('queued','accepted','started')), 0)
 from jobs where operation='' and node=?"""
 _FORGET_EPOCHS = """delete from streams where node=? and rowid not in
@@ -74,10 +89,24 @@ _FORGET_EPOCHS = """delete from streams where node=? and rowid not in
 
 
 class Jobs(Writer):
-    def put_job(self, row: JobRow, created: float, *, lazy: bool = False) -> asyncio.Future[object]:
-        """Queued, once the future is done; `lazy` as of `submit`."""
-        values = (row.jid, row.att, row.node, row.operation, row.mode, row.cls, row.what, created, row.not_after_ms)
-        return self.submit(lambda db: db.execute(_PUT, (*values, row.payload)), lazy=lazy)
+    def put_jobs(self, rows: Sequence[JobRow], created: float, *, lazy: bool = False) -> asyncio.Future[object]:
+        """Queued, all of them or none, once the future is done; `lazy` as of `submit`."""
+        values = [
+            (
+                row.jid,
+                row.att,
+                row.node,
+                row.operation,
+                row.mode,
+                row.cls,
+                row.what,
+                created,
+                row.not_after_ms,
+                row.payload,
+            )
+            for row in rows
+        ]
+        return self.submit(lambda db: db.executemany(_PUT, values), lazy=lazy)
 
     async def open_jobs(self) -> list[JobRow]:
         """All that has not ended, the oldest first."""
@@ -95,20 +124,9 @@ class Jobs(Writer):
             ).fetchall()
         )
 
-    def answer(
-        self, jid: str, att: int, node: str, out: Sequence[str], outcome: str, word: str, at: float
-    ) -> asyncio.Future[str]:
-        """The answer to a query: its output and its end, at once. The job's state afterwards."""
-
-        def work(db: Connection) -> str:
-            state = _state(db, jid, att, node)
-            if state is None or state not in jobs.MOVABLE:
-                return state or ""
-            rows = [(node, jid, n, jid, "out", text, at) for n, text in enumerate(out, 1)]
-            db.executemany("insert or ignore into events values (?,?,?,?,?,?,?)", rows)
-            return _move(db, jid, att, node, word, "", outcome, at)
-
-        return self.submit(work)
+    def answers(self, rows: Sequence[AnswerRow], at: float) -> asyncio.Future[list[str]]:
+        """Answers to queries: of each its output and its end, at once. The jobs' states afterwards."""
+        return self.submit(lambda db: [_answer(db, row, at) for row in rows])
 
     # ---- streams
 
@@ -139,15 +157,36 @@ class Jobs(Writer):
         return self.submit(work)
 
 
+def _answer(db: Connection, row: AnswerRow, at: float) -> str:
+    state = _state(db, row.jid, row.att, row.node)
+    if state not in jobs.MOVABLE:
+        return state or ""
+    if row.out:
+        out = [(row.node, row.jid, n, row.jid, "out", text, at) for n, text in enumerate(row.out, 1)]
+        db.executemany("insert or ignore into events values (?,?,?,?,?,?,?)", out)
+    return _step(db, row.jid, row.att, state, row.word, "", row.outcome, at)
+
+
 def _add_events(db: Connection, piece: Piece, at: float) -> Stored:
     node, epoch = piece.node, piece.epoch
     before = high = _high_water(db, node, epoch)
     states: dict[int, str] = {}
+    rows: list[tuple[object, ...]] = []
+    known: dict[tuple[str, int], str] = {}  # job -> state, while its events are gone through
     for event in piece.events:
-        if event.seq == high + 1:
-            high = event.seq
-            states[event.seq] = _take(db, node, epoch, event, at)
+        if event.seq != high + 1:
+            continue
+        high, job = event.seq, (event.jid, event.att)
+        if job not in known:
+            known[job] = _state(db, *job, node) or ""
+        if event.word:
+            known[job] = known[job] or _stray(db, node, event, at)
+            if known[job] in jobs.MOVABLE:
+                rows.append((node, epoch, event.seq, event.jid, event.kind, event.body, at))
+                known[job] = _effect(db, event, known[job], at)
+        states[event.seq] = known[job]
     if high > before:
+        db.executemany("insert or ignore into events values (?,?,?,?,?,?,?)", rows)
         db.execute("insert or replace into streams values (?,?,?)", (node, epoch, high))
         if not before:
             db.execute(_FORGET_EPOCHS, (node, node, EPOCHS))
@@ -164,21 +203,12 @@ def _state(db: Connection, jid: str, att: int, node: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def _take(db: Connection, node: str, epoch: str, event: EventRow, at: float) -> str:
-    """Store one event and what it does to its job, whose state afterwards is given."""
-    state = _state(db, event.jid, event.att, node)
-    if not event.word:
-        return state or ""
-    if state is None:
-        state = _stray(db, node, event, at)
-    if state not in jobs.MOVABLE:
-        return state
-    row = (node, epoch, event.seq, event.jid, event.kind, event.body, at)
-    db.execute("insert or ignore into events values (?,?,?,?,?,?,?)", row)
+def _effect(db: Connection, event: EventRow, state: str, at: float) -> str:
+    """What an event does to its job, which is in that state; the state afterwards."""
     if event.kind == "out" or event.kind == "res":
         return state
     outcome = event.body if event.kind == "done" else ""
-    return _move(db, event.jid, event.att, node, event.word, "", outcome, at)
+    return _step(db, event.jid, event.att, state, event.word, "", outcome, at)
 
 
 def _stray(db: Connection, node: str, event: EventRow, at: float) -> str:
@@ -193,17 +223,13 @@ def _stray(db: Connection, node: str, event: EventRow, at: float) -> str:
 
 def _move(db: Connection, jid: str, att: int, node: str, word: str, message: str, outcome: str, at: float) -> str:
     before = _state(db, jid, att, node)
-    if before is None:
-        return ""
+    return "" if before is None else _step(db, jid, att, before, word, message, outcome, at)
+
+
+def _step(db: Connection, jid: str, att: int, before: str, word: str, message: str, outcome: str, at: float) -> str:
     after = jobs.step(before, word)
     if after == before:
         return before
     ended = at if after in jobs.ENDED else None
-    db.execute(
-        "update jobs set state=?, message=?, outcome=?, ended=?,"
-        " accepted=case when ?='accepted' then ? else accepted end,"
-        " started=case when ?='started' then ? else started end,"
-        " payload=case when ? is null then payload else x'' end where jid=? and att=?",
-        (after, message, outcome, ended, after, at, after, at, ended, jid, att),
-    )
+    db.execute(_STEP, (after, message, outcome, ended, after, at, after, at, ended, jid, att))
     return after

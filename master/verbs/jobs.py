@@ -14,7 +14,8 @@ from ...common.results import Outcome
 from .. import jobs
 from ..control import Arguments, Request
 from ..fleet import output
-from ..flights import Flight, Output
+from ..flights import Flight, Output, is_last
+from ..ledger import SILENT
 from ..progress import End, NodeDone, Note
 from ..progress import Output as OutputLine
 from ..runs import RunRequest, tally
@@ -96,10 +97,9 @@ async def cancel(master: Master, request: Request) -> AsyncIterator[Any]:
             if not isinstance(line, End):
                 yield line
     else:
-        for flight in flights:
-            async for _ in ledger.follow(flight):
-                pass
-            yield NodeDone(node=flight.node, state=flight.state, message=flight.message)
+        async for flight, news in ledger.follow(flights):
+            if news == SILENT or is_last(news):
+                yield NodeDone(node=flight.node, state=flight.state, message=flight.message)
     after = await _closing(master, row.id)
     job, nodes = after.data["job"], after.data["nodes"]
     assert isinstance(job, dict) and isinstance(nodes, list)

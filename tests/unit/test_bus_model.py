@@ -147,7 +147,7 @@ class Bus(RuleBasedStateMachine):
         }
         sha256 = hashlib.sha256(text).hexdigest()
         job = self.signer.job(Job(jid=new_job_id(), att=1, minion="n1", mepoch=1, sha256=sha256, **values))
-        self.store.put_job(JobRow(job.jid, 1, "n1", "o", "call", "call", "x", "queued", 10**6, b""), 1.0)
+        self.store.put_jobs([JobRow(job.jid, 1, "n1", "o", "call", "call", "x", "queued", 10**6, b"")], 1.0)
         self.ordered[job.jid] = job
         if self.line is None:
             self.connect()

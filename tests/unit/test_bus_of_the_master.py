@@ -17,7 +17,7 @@ from pgha.common.signing import Signer
 from pgha.master import resumption
 from pgha.master.blobs import Blobs
 from pgha.master.credit import ALL, ALL_BYTES, LEAST_BYTES, Credits
-from pgha.master.flights import WORD_BYTES, Flight, Flights, read_event
+from pgha.master.flights import WORD_BYTES, Document, Flight, Flights, read_event
 from pgha.master.hub import Hub
 from pgha.master.intake import Intake
 from pgha.master.ledger import AWAY_S, LONGEST_S, OVERDUE_S, Ledger
@@ -137,8 +137,8 @@ class Desk:
 
     async def order(self, *words: str, timeout_s: float = 5.0, query: bool = False) -> Flight:
         """A job that was ordered and sent, and to which those things happened."""
-        flight = await self.ledger.order(
-            "n1", "call", {"x": 1}, what="cmd", operation="OP", timeout_s=timeout_s, query=query
+        (flight,) = await self.ledger.order(
+            {"n1": Document.of({"x": 1})}, "call", what="cmd", operation="OP", timeout_s=timeout_s, query=query
         )
         for word in words:
             await self.flights.move(flight, word, "")
@@ -274,7 +274,7 @@ class Office:
         self.peers, self.telemetry = {"n1": desk.hands.n1}, asyncio.Condition()
         self.operations = Operations(desk.store, desk.hands)
         self.clusters: dict[str, Cluster] = {}
-        self.connected = desk.hands.connected
+        self.connected, self.held = desk.hands.connected, desk.hands.held
 
     def facts(self, name: str) -> None:
         return None

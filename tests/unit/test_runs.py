@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from pgha.common.facts import HostFacts
 from pgha.common.messages import Job
 from pgha.common.names import new_job_id
 from pgha.common.results import Outcome
-from pgha.master import jobs, resumption
-from pgha.master.flights import Flight, News, Output
+from pgha.master import resumption
+from pgha.master.flights import Document, Flight, News, Output, is_last
 from pgha.master.observed import ClusterHealth
 from pgha.master.operations import Operation, Operations
 from pgha.master.peers import Peer
@@ -52,22 +52,29 @@ class Minions:
     def accepted(self) -> frozenset[str]:
         return frozenset(self.answers)
 
-    async def order(self, node: str, mode: str, document: object, **rest: Any) -> Flight:
-        self.asked.append((self._clock.monotonic(), node))
-        flight = flight_to(node)
-        asyncio.get_running_loop().call_later(1.0, self.end, flight, self.answers[node])
-        return flight
+    def held(self, name: str, what: str) -> str:
+        return ""
+
+    async def order(self, documents: Mapping[str, Document], mode: str, **rest: Any) -> list[Flight]:
+        self.asked += [(self._clock.monotonic(), node) for node in documents]
+        flights = [flight_to(node) for node in documents]
+        for flight in flights:
+            asyncio.get_running_loop().call_later(1.0, self.end, flight, self.answers[flight.node])
+        return flights
 
     def end(self, flight: Flight, ok: bool) -> None:
         flight.state = "done" if ok else "failed"
-        flight.news.put_nowait(Outcome(ok=ok, seconds=1.0))
+        flight.tell(Outcome(ok=ok, seconds=1.0))
 
-    async def follow(self, flight: Flight, silence_s: float = 60.0) -> AsyncIterator[News]:
-        while True:
-            news = await flight.news.get()
-            yield news
-            if isinstance(news, Outcome) or news in jobs.ENDED:
-                return
+    async def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]:
+        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
+        for flight in flights:
+            flight.read(reader)
+        left = len(flights)
+        while left:
+            flight, news = await reader.get()
+            left -= is_last(news)
+            yield flight, news
 
     async def cancel(self, flight: Flight) -> None: ...
 

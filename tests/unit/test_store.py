@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 from pgha.common.errors import HostError
-from pgha.master.store import EventRow, JobRow, MinionRow, Piece, Store
+from pgha.master.store import AnswerRow, EventRow, JobRow, MinionRow, Piece, Store
 from pgha.master.store.jobs import EPOCHS, OPEN_STRAYS, STRAYS
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ def row(name: str, key: str, state: str) -> MinionRow:
 
 async def job(store: Store, jid: str = ONE, *words: str, node: str = "n1") -> None:
     """A job that is queued, and to which those things happened."""
-    await store.put_job(JobRow(jid, 1, node, "OP", "call", "call", "ping", "queued", 10**15, b"sealed"), 0.0)
+    await store.put_jobs([JobRow(jid, 1, node, "OP", "call", "call", "ping", "queued", 10**15, b"sealed")], 0.0)
     for word in words:
         await store.move_job(jid, 1, node, word, "", 1.0)
 
@@ -199,7 +199,7 @@ def test_another_node_settles_nothing_and_leaves_no_trace(tmp_path: Path) -> Non
         await job(store)
         await event(store, 1, "done", node="n2")
         await store.move_job(ONE, 1, "n2", "cancelled", "", 1.0)
-        assert await store.answer(ONE, 1, "n2", ["{}"], "{}", "done", 5.0) == ""
+        assert await store.answers([AnswerRow(ONE, 1, "n2", ["{}"], "{}", "done")], 5.0) == [""]
         rows = await store.read(lambda db: db.execute("select count(*) from events").fetchone())
         return [*await state_of(store), rows[0]]
 
@@ -232,7 +232,8 @@ def test_what_was_not_known_becomes_known_when_its_minion_tells_it(tmp_path: Pat
 def test_an_answer_is_its_output_and_its_end_at_once(tmp_path: Path) -> None:
     async def work(store: Store) -> list[object]:
         await job(store)
-        states = [await store.answer(ONE, 1, "n1", ["a", "b"], '{"ok":true}', "done", 5.0) for _ in range(2)]
+        answer = AnswerRow(ONE, 1, "n1", ["a", "b"], '{"ok":true}', "done")
+        states = [*await store.answers([answer], 5.0), *await store.answers([answer], 6.0)]
         rows = await store.read(lambda db: db.execute("select seq, body from events order by seq").fetchall())
         return [states, rows, (await store.jobs("OP"))[0][3]]
 
