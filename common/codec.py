@@ -10,6 +10,7 @@ type that came later than the version spoken is left out; what is left out has a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgpack
 from pydantic import ValidationError
@@ -41,14 +42,9 @@ def decode(frames: Sequence[bytes], expected: Sequence[type[Message]]) -> Messag
     """The message, one of the `expected` types. Raises BusError for anything else."""
     if len(frames) != 2:
         raise BusError(f"a message has 2 frames, this one {len(frames)}")
-    header = _unpack(frames[0], HEADER_LIMIT)
-    version = header.get("v")
-    if type(version) is not int or not OLDEST <= version <= VERSION:
-        raise BusError(
-            f"protocol version {_said(version)}; this side speaks {OLDEST} to {VERSION}: upgrade the older one"
-        )
+    kind = _kind(frames[0])
     for model in expected:
-        if model.type == header.get("t"):
+        if model.type == kind:
             body = _unpack(frames[1], BODY_LIMIT)
             try:
                 return model.model_validate(body, strict=False)
@@ -56,7 +52,19 @@ def decode(frames: Sequence[bytes], expected: Sequence[type[Message]]) -> Messag
                 first = error.errors(include_input=False, include_url=False)[0]
                 where = ".".join(str(part) for part in first["loc"][:6])
                 raise BusError(f"{model.type}: {_plain(where)}: {_plain(first['msg'])}") from None
-    raise BusError(f"message type {_said(header.get('t'))} is not expected here")
+    raise BusError(f"message type {_said(kind)} is not expected here")
+
+
+@lru_cache(256)  # the same few headers come again and again
+def _kind(frame: bytes) -> object:
+    """The type that a header names. Raises BusError for a version that is not spoken here."""
+    header = _unpack(frame, HEADER_LIMIT)
+    version = header.get("v")
+    if type(version) is not int or not OLDEST <= version <= VERSION:
+        raise BusError(
+            f"protocol version {_said(version)}; this side speaks {OLDEST} to {VERSION}: upgrade the older one"
+        )
+    return header.get("t")
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -21,12 +22,15 @@ from .verbs import VERBS
 log = logging.getLogger("pgha.master")
 
 SWITCH_S = 0.0005  # between threads: those of the bus and of the store must not wait for the loop, nor it for them
+GARBAGE = 20_000  # objects between two looks for what refers to itself: there is little of that, and much else
 
 
 def serve(paths: Paths) -> None:
     """Run until SIGTERM or SIGINT. Raises UserError or HostError when it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     sys.setswitchinterval(SWITCH_S)
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     asyncio.run(_serve(paths))
 
 

@@ -51,6 +51,7 @@ class Vault:
         self._key_file = key_file
         self._master = _load_key(key_file)
         self._lock = Lock()
+        self._ciphers: dict[str, AESGCM] = {}  # by purpose
 
     def get_or_create(self, cluster: str, name: str) -> Secret:
         """The secret of that name, made now (256 random bits, letters that need no quoting) when it is missing."""
@@ -106,16 +107,22 @@ class Vault:
     def _derive(self, purpose: str) -> bytes:
         return HKDF(hashes.SHA256(), 32, None, f"pgha/1/{purpose}".encode()).derive(self._master)
 
+    def _cipher(self, purpose: str) -> AESGCM:
+        cipher = self._ciphers.get(purpose)
+        if cipher is None:
+            cipher = self._ciphers[purpose] = AESGCM(self._derive(purpose))
+        return cipher
+
     def _seal(self, purpose: str, data: bytes, context: bytes) -> bytes:
         nonce = os.urandom(_NONCE)
-        return _MAGIC + nonce + AESGCM(self._derive(purpose)).encrypt(nonce, data, _MAGIC + context)
+        return _MAGIC + nonce + self._cipher(purpose).encrypt(nonce, data, _MAGIC + context)
 
     def _open(self, purpose: str, sealed: bytes, context: bytes) -> bytes | None:
         body = sealed[len(_MAGIC) :]
         if not sealed.startswith(_MAGIC) or len(body) <= _NONCE:
             return None
         try:
-            return AESGCM(self._derive(purpose)).decrypt(body[:_NONCE], body[_NONCE:], _MAGIC + context)
+            return self._cipher(purpose).decrypt(body[:_NONCE], body[_NONCE:], _MAGIC + context)
         except InvalidTag:
             return None
 

@@ -315,12 +315,7 @@ class Agent:
 
     async def _take(self, message: Message, line: _Line) -> None:
         if isinstance(message, Job):
-            take = partial(self._orders.take, message, line.verifier, line.now_ms())
-            answer = take() if message.query else await asyncio.to_thread(take)
-            if answer is not None:
-                reach("agent.accept.before_send")
-                await line.send(answer)
-                reach("agent.accept.after_send")
+            await self._order(message, line)
         elif isinstance(message, Ack):
             if message.epoch == self.journal.epoch:
                 self.journal.acknowledge(message.seq)
@@ -345,6 +340,16 @@ class Agent:
             raise _Farewell(message)
         else:
             assert isinstance(message, (Welcome, Pong))
+
+    async def _order(self, job: Job, line: _Line) -> None:
+        take = partial(self._orders.take, job, line.verifier, line.now_ms())
+        if job.query:
+            if (answer := take()) is not None:
+                await line.send(answer)
+        elif (answer := await asyncio.to_thread(take)) is not None:
+            reach("agent.accept.before_send")
+            await line.send(answer)
+            reach("agent.accept.after_send")
 
     async def _change_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
         """Raises BusError when the master's next keys are not signed.
@@ -372,7 +377,7 @@ class Agent:
             await line.send(SuccessorKnown(server_key=message.server_key))
 
     def _answer(self, answer: Answer) -> None:
-        """Called from a query's thread, or from the loop for one that waited for nothing."""
+        """Called from a query's thread."""
         asyncio.run_coroutine_threadsafe(self._send(answer), self._loop)
 
     async def _send(self, message: Message) -> bool:

@@ -34,8 +34,8 @@ class Orders:
     worker: Worker
     answer: Callable[[Answer], None]
 
-    def take(self, job: Job, verifier: Verifier, now_ms: int) -> Accept | Refuse | None:
-        """What to say to it; None for a query, whose answer comes by itself."""
+    def take(self, job: Job, verifier: Verifier, now_ms: int) -> Accept | Refuse | Answer | None:
+        """What to say to it; None for a query whose answer comes later, by `answer`."""
         why, detail = self._wrong(job, verifier)
         if why is not None:
             return Refuse(jid=job.jid, att=job.att, why=why, detail=detail)
@@ -45,8 +45,7 @@ class Orders:
             if now_ms > job.not_after_ms:
                 return Refuse(jid=job.jid, att=job.att, why="expired")
             if job.query:
-                self.worker.ask(job, self.answer)
-                return None
+                return self.worker.ask(job, self.answer)
             self.worker.insist_on_room()
             if self.journal.accept(job.jid, job.att, job.cls, job.not_after_ms):
                 self.worker.submit(job)

@@ -94,15 +94,18 @@ class Worker:
     def has(self, jid: str, att: int) -> bool:
         return (jid, att) in self._current
 
-    def ask(self, job: Job, answer: Callable[[Answer], None]) -> None:
-        """Answer a query, from a thread of its own. One that is being answered already is not asked twice."""
+    def ask(self, job: Job, answer: Callable[[Answer], None]) -> Answer | None:
+        """The answer to a query, or None when it comes later, from a thread of its own, by `answer`.
+
+        One that is being answered already is not asked twice.
+        """
         if (job.jid, job.att) in self._current:
-            return
+            return None
         current = self._current[job.jid, job.att] = _Current(job, time.monotonic())
         if job.document.startswith(_AT_ONCE):
-            self._query(current, answer)
-        else:
-            self._queries.submit(self._query, current, answer)
+            return self._query(current)
+        self._queries.submit(lambda: answer(self._query(current)))
+        return None
 
     def running(self) -> tuple[Running, ...]:
         """What runs now, for the heartbeat."""
@@ -208,7 +211,7 @@ class Worker:
         while self._journal.full and not current.cancelled.wait(RETRY_S):
             current.resource = "waiting for the master to take what is in the spool"
 
-    def _query(self, current: _Current, answer: Callable[[Answer], None]) -> None:
+    def _query(self, current: _Current) -> Answer:
         job = current.job
         said: list[tuple[Stream, str]] = []
 
@@ -226,7 +229,7 @@ class Worker:
             outcome = self._outcome(current, work)
         finally:
             self._current.pop((job.jid, job.att), None)
-        answer(Answer(jid=job.jid, att=job.att, out=tuple(said), outcome=outcome.model_dump_json().encode()))
+        return Answer(jid=job.jid, att=job.att, out=tuple(said), outcome=outcome.model_dump_json().encode())
 
     def _have_document(self, current: _Current) -> Outcome:
         """The job's document; a large one has to be fetched."""

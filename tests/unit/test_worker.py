@@ -81,7 +81,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def order(document: object, mode: Any = "apply", ttl_ms: int = 60_000) -> Job:
-    text = json.dumps(document).encode()
+    text = json.dumps(document, separators=(",", ":")).encode()
     return Job(
         jid=new_job_id(),
         att=1,
@@ -229,6 +229,16 @@ def test_a_query_is_answered_and_leaves_nothing_in_the_journal(bench: Bench) -> 
     assert (answer.jid, json.loads(answer.outcome)["ok"]) == (job.jid, True)
     assert bench.journal.highest() == 0
     assert not bench.journal.seen(job.jid, 1)
+
+
+def test_a_query_that_waits_for_nothing_is_answered_at_once(bench: Bench) -> None:
+    answer = bench.worker.ask(order({"function": "ping"}, "call").model_copy(update={"query": True}), _unwanted)
+    assert answer is not None
+    assert json.loads(answer.outcome)["data"] == {"pong": True}
+
+
+def _unwanted(answer: Answer) -> None:
+    raise AssertionError(f"{answer} came twice")
 
 
 @pytest.mark.parametrize("function", ["cmd", "service.stop", "no.such"])
