@@ -44,10 +44,13 @@ _LOOK_S = 0.05  # memory that a message without end may fill until it is cut: so
 
 
 class Received(NamedTuple):
+    """`size`: bytes that it keeps in memory; also a message of nothing costs something."""
+
     peer: str
     route: bytes
     address: str
     frames: list[bytes]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Router:
     def taken(self, batch: list[Received]) -> None:
         """That batch has been dealt with. Always called from the same thread."""
         full = self._full()
-        self._taken += _size(batch)
+        self._taken += sum(received.size for received in batch)
         if full:
             self._wake(b"")
 
@@ -319,18 +322,20 @@ class Router:
             while parts[-1].more:
                 parts.append(router.recv(zmq.NOBLOCK, copy=False))
             peer = str(parts[-1].get("User-Id"))
-            new = not self._wires.said(route)
-            if new:
-                with contextlib.suppress(ValueError, zmq.ZMQError):
-                    self._wires.learn(route, peer, int(parts[-1].get("__fd")))
-            if self._admission.still(peer):
+            known = address = self._wires.said(route)
+            if address is None:
                 address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
-                batch.append(Received(peer, route, address, [part.bytes for part in parts]))
-                room -= sum(map(len, batch[-1].frames))
-            elif new:
+                with contextlib.suppress(ValueError, zmq.ZMQError):
+                    self._wires.learn(route, peer, address, int(parts[-1].get("__fd")))
+            if self._admission.still(peer):
+                frames = [part.bytes for part in parts]
+                size = _MESSAGE + sum(map(len, frames))
+                batch.append(Received(peer, route, address, frames, size))
+                room -= size
+            elif known is None:
                 self._wires.cut(route)  # a connection that had said nothing when its peer was turned out
         if batch:
-            self._given += _size(batch)
+            self._given += sum(received.size for received in batch)
             self._deliver(batch)
 
     def _self_test(self) -> None:
@@ -353,11 +358,6 @@ class Router:
         finally:
             dealer.close(0)
             context.destroy(0)
-
-
-def _size(batch: list[Received]) -> int:
-    """Bytes that it keeps in memory; also a message of nothing costs something."""
-    return sum(_MESSAGE + sum(map(len, received.frames)) for received in batch)
 
 
 class Dialer:

@@ -16,6 +16,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _ROUTES = 20_000  # that are remembered
 _LOOKS = 200  # connections at one go: a millisecond
@@ -32,7 +33,10 @@ class _Wire:
     spoke: bool = False  # since it was looked at
 
 
-_Route = tuple[str, _Wire | None]  # peer, its connection
+class _Route(NamedTuple):
+    peer: str
+    address: str
+    wire: _Wire | None
 
 
 class Wires:
@@ -56,21 +60,23 @@ class Wires:
             known = self._open[descriptor] = _Wire(descriptor, inode)
         return known
 
-    def said(self, route: bytes) -> bool:
-        """A whole message came. False when that route is new; then `learn` it."""
+    def said(self, route: bytes) -> str | None:
+        """A whole message came: from that address. None when the route is new; then `learn` it."""
         known = self._routes.get(route)
-        if known is not None and known[1] is not None:
-            known[1].spoke = True
-        return known is not None
+        if known is None:
+            return None
+        if known.wire is not None:
+            known.wire.spoke = True
+        return known.address
 
-    def learn(self, route: bytes, peer: str, descriptor: int) -> None:
+    def learn(self, route: bytes, peer: str, address: str, descriptor: int) -> None:
         """Where that route leads. Of one that is gone already nothing is remembered."""
         try:
             wire = self._watch(descriptor)
         except OSError:
             return
         wire.spoke = True
-        self._routes[route] = peer, wire
+        self._routes[route] = _Route(peer, address, wire)
         if len(self._routes) > _ROUTES:
             self._routes.popitem(last=False)
 
@@ -78,14 +84,14 @@ class Wires:
         self._routes.pop(route, None)
 
     def of(self, peer: str) -> list[bytes]:
-        return [route for route, known in self._routes.items() if known[0] == peer]
+        return [route for route, known in self._routes.items() if known.peer == peer]
 
     def cut(self, route: bytes) -> None:
         """What is still read of it must not be taken for what uses its descriptor next."""
-        _, wire = self._routes.get(route, ("", None))
-        self._routes[route] = "", None
-        if wire is not None:
-            _shut(wire)
+        known = self._routes.get(route, _Route("", "", None))
+        self._routes[route] = _Route("", known.address, None)
+        if known.wire is not None:
+            _shut(known.wire)
 
     def look(self) -> list[str]:
         """Cut whoever sends without end. The addresses that they came from."""

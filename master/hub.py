@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from ..common.bus import Admission, Received, Router
@@ -261,16 +260,18 @@ class Hub:
             name = self._names.get(received.peer)
             if name is None or received.peer in self._quarantined:
                 continue  # turned out while this was on its way here
-            peer = self.peers.setdefault(name, Peer(name, key=received.peer, address=received.address))
-            self._guarded(peer, partial(self._hear, heard, peer, received))
+            peer = self.peers.get(name)
+            if peer is None:
+                peer = self.peers[name] = Peer(name, key=received.peer, address=received.address)
+            self._guarded(heard, peer, received)
         self._intake.answers(heard.answers)
         self._intake.streams([(self.peers[name], events) for name, events in heard.streams.items()])
         self._router.taken(batch)
 
-    def _guarded(self, peer: Peer, handle: Callable[[], None]) -> None:
+    def _guarded(self, heard: _Heard, peer: Peer, received: Received) -> None:
         """Whatever a message breaks, it is its sender's offence, and the next one's turn."""
         try:
-            handle()
+            self._hear(heard, peer, received)
         except BusError as error:
             self.offend(peer, str(error))
         except Exception as error:

@@ -13,9 +13,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..common.clock import Clock
 from ..common.errors import BusError
@@ -47,16 +46,14 @@ class Exchange(Protocol):
     def charge(self, peer: Peer, cost: float) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(NamedTuple):
     flight: Flight
     row: AnswerRow
     out: Sequence[tuple[str, str]]
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     peer: Peer
     events: Sequence[Event]
     piece: Piece

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...common.sqlite import Connection
 from .. import jobs
@@ -19,8 +19,7 @@ EPOCHS = 16  # of one node that are remembered: it has a new one when it was set
 STRAYS, OPEN_STRAYS = 1000, 200  # unknown jobs of one node that are taken down, and of which no end is known
 
 
-@dataclass(frozen=True, slots=True)
-class JobRow:
+class JobRow(NamedTuple):
     jid: str
     att: int
     node: str
@@ -33,8 +32,7 @@ class JobRow:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """`word` is what it means to the table of states; "" for an event that is acknowledged and not kept."""
 
     seq: int
@@ -45,8 +43,7 @@ class EventRow:
     word: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRow:
+class AnswerRow(NamedTuple):
     """`out` are pieces of output and `outcome` the end, all as JSON; `word` is what it means to the table of states."""
 
     jid: str
@@ -57,8 +54,7 @@ class AnswerRow:
     word: str
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Events of one stream that came together."""
 
     node: str
@@ -66,8 +62,7 @@ class Piece:
     events: Sequence[EventRow]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What became of a piece of a stream: its high water, and the job's state after each event that was new."""
 
     hw: int
