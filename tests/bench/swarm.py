@@ -24,7 +24,7 @@ from typing import Any
 
 import zmq
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from pgha.common.bus import _ready as minion_socket
+from pgha.common.bus.options import minion_socket
 from pgha.common.keys import KeyPair
 from pgha.minion.agent import PING_S, SILENCE_S, WELCOME_S
 from pgha.minion.enrol import ANSWER_S

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("common", "states", "minion", "master")
 OWNERS = {
     "subprocess": {"minion/host.py"},
-    "zmq": {"common/bus.py"},
+    "zmq": {f"common/bus/{name}.py" for name in ("dialer", "options", "router", "zap")},
     "sqlite3": {"common/sqlite.py"},
 }
 """Module -> the only files that import it. The lab and the tests are no part of the product."""

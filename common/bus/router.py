@@ -1,4 +1,4 @@
-"""Authenticated ZeroMQ sockets. Knows keys, frames and peers; knows no message and no rule of the domain.
+"""The master's end of the bus: one CURVE ROUTER with its ZAP handler, in one thread of its own.
 
 Rules it keeps, each of which was broken by somebody once:
 1. A ROUTER never serves without its ZAP handler: the handler is bound first, in the same thread, the domain is
@@ -15,27 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import zmq
-import zmq.asyncio
 
-from .errors import BusError
-from .keys import KeyPair, new_key_pair
+from ..errors import BusError
+from ..keys import KeyPair, new_key_pair
+from .options import HANDSHAKE_MS, MAX_FRAME, common_options, minion_socket
 from .wires import Wires
+from .zap import ENFORCE_DOMAIN, Zap
 
 log = logging.getLogger("pgha.bus")
 
-S = TypeVar("S", "zmq.Socket[bytes]", zmq.asyncio.Socket)
-
-MAX_FRAME = 512 * 1024
 _BATCH = 500
 _AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dealt with
 _MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
@@ -109,7 +106,6 @@ class Router:
         self._ready = threading.Event()
         self._failure: Exception | None = None
         self.port = 0
-        self.rejected = 0  # handshakes refused
         self.turned = 0.0  # monotonic; the thread went round its loop then
 
     def start(self) -> None:
@@ -172,8 +168,7 @@ class Router:
 
     def _run(self) -> None:
         try:
-            zap = self._context.socket(zmq.REP)
-            zap.bind("inproc://zeromq.zap.01")
+            self._zap = Zap(self._context, self._domain, self._admission.admit)
             wake = self._context.socket(zmq.PULL)
             wake.bind(self._wake_address)
             router, accepted = self._bind_router()
@@ -183,21 +178,16 @@ class Router:
             return
         self._ready.set()
         try:
-            self._turn(zap, wake, router, accepted)
+            self._turn(wake, router, accepted)
         except Exception:
             log.exception("the thread of the bus on %s broke", self._address)
             self._died()
         router.close(200)  # milliseconds for the farewells that were just queued
-        for one in (zap, wake, accepted):
+        for one in (self._zap.socket, wake, accepted):
             one.close(0)
 
-    def _turn(
-        self,
-        zap: zmq.Socket[bytes],
-        wake: zmq.Socket[bytes],
-        router: zmq.Socket[bytes],
-        accepted: zmq.Socket[bytes],
-    ) -> None:
+    def _turn(self, wake: zmq.Socket[bytes], router: zmq.Socket[bytes], accepted: zmq.Socket[bytes]) -> None:
+        zap = self._zap.socket
         busy, poller = zmq.Poller(), zmq.Poller()
         for one in (zap, wake, accepted):
             busy.register(one, zmq.POLLIN)
@@ -208,9 +198,7 @@ class Router:
             ready = dict((busy if self._full() else poller).poll(int(_LOOK_S * 1000)))
             self.turned = time.monotonic()
             if zap in ready:
-                for _ in range(_BATCH):  # all that wait: one in each round would starve the handshakes of a fleet
-                    if not self._answer_zap(zap):
-                        break
+                self._zap.answer()
             if wake in ready:
                 running = self._drain_wake(wake)
                 self._awake = False  # before the outbox is emptied: who adds to it now wakes this thread again
@@ -246,15 +234,15 @@ class Router:
     def _bind_router(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         """The socket, and one that tells of connections which come in; no queue of that has an end, or libzmq waits."""
         router = self._context.socket(zmq.ROUTER)
-        _common_options(router)
+        common_options(router)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.SNDHWM, self._queue)
         router.setsockopt(zmq.RCVHWM, max(4, self._queue // 4))  # messages of one peer, each up to `max_frame`
         router.setsockopt(zmq.MAXMSGSIZE, self._max_frame)
-        router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         router.setsockopt(zmq.BACKLOG, 4096)
         router.setsockopt(zmq.ZAP_DOMAIN, self._domain)
-        router.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
+        router.setsockopt(ENFORCE_DOMAIN, 1)
         router.curve_server = True
         router.curve_secretkey = self._keys.private
         router.curve_publickey = self._keys.public
@@ -266,25 +254,6 @@ class Router:
         router.bind(self._address)
         self.port = int(router.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
         return router, accepted
-
-    def _answer_zap(self, zap: zmq.Socket[bytes]) -> bool:
-        """One request of RFC 27. Answers 200 with the peer's name, or 400; never 300, which hangs a peer.
-
-        False when there was none.
-        """
-        try:
-            frames = zap.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        peer: str | None = None
-        if len(frames) == 7 and frames[0] == b"1.0" and frames[2] == self._domain and frames[5] == b"CURVE":
-            peer = self._admission.admit(frames[6])
-        if peer is None:
-            self.rejected += 1
-            zap.send_multipart([b"1.0", frames[1], b"400", b"key not accepted", b"", b""])
-        else:
-            zap.send_multipart([b"1.0", frames[1], b"200", b"OK", peer.encode(), b""])
-        return True
 
     def _drain_wake(self, wake: zmq.Socket[bytes]) -> bool:
         while True:
@@ -343,84 +312,18 @@ class Router:
         stranger = new_key_pair()
         if self._admission.admit(stranger.public) is not None:
             return
-        before = self.rejected
+        before = self._zap.rejected
         context = zmq.Context()
-        dealer = _ready(context.socket(zmq.DEALER), self._keys.public, stranger)
+        dealer = minion_socket(context.socket(zmq.DEALER), self._keys.public, stranger)
         try:
             host = self._address.rsplit(":", 1)[0].replace("*", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
             dealer.connect(f"{host}:{self.port}")
             waited = threading.Event()
             for _ in range(200):
-                if self.rejected > before:
+                if self._zap.rejected > before:
                     return
                 waited.wait(0.02)
             raise BusError("self-test: a random key was not refused by the bus; not serving")
         finally:
             dealer.close(0)
             context.destroy(0)
-
-
-class Dialer:
-    """The minion's end: one asyncio DEALER. A broken one is thrown away and a new one made."""
-
-    def __init__(self, address: str, server: bytes, keys: KeyPair) -> None:
-        """`address` is host:port, `server` the master's public key."""
-        self._context = zmq.asyncio.Context()
-        self._socket = _ready(self._context.socket(zmq.DEALER), server, keys)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-        self._socket.connect(f"tcp://{address}")
-
-    async def refused(self) -> bool:
-        """True when the other side has said that it does not accept this key. libzmq then never tries again."""
-        return bool(await self._monitor.poll(0))
-
-    async def receive(self, timeout_s: float) -> list[bytes] | None:
-        """The frames of one message, None when none came in time."""
-        if not await self._socket.poll(int(max(timeout_s, 0) * 1000)):
-            return None
-        try:
-            return list(await self._socket.recv_multipart(zmq.NOBLOCK))
-        except zmq.Again:
-            return None
-
-    async def send(self, frames: list[bytes]) -> bool:
-        """False when there is no connection to send on, or the peer does not take more now."""
-        try:
-            await self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def close(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)
-        self._context.destroy(0)
-
-
-_HANDSHAKE_MS = 15_000  # among thousands that come back at once, one waits for its turn
-_ZAP_ENFORCE_DOMAIN = 93  # compiled into libzmq 4.3.5, though its header calls it a draft
-
-
-def _common_options(socket: zmq.Socket[bytes] | zmq.asyncio.Socket) -> None:
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.IPV6, 1)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 30_000)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-
-
-def _ready(dealer: S, server: bytes, keys: KeyPair) -> S:
-    _common_options(dealer)
-    dealer.setsockopt(zmq.IMMEDIATE, 1)
-    dealer.setsockopt(zmq.SNDHWM, 64)
-    dealer.setsockopt(zmq.RCVHWM, 64)
-    dealer.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
-    dealer.setsockopt(zmq.CONNECT_TIMEOUT, 10_000)
-    dealer.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
-    dealer.setsockopt(zmq.RECONNECT_IVL, random.randint(200, 1000))  # noqa: S311 - jitter, no secret
-    dealer.curve_serverkey = server
-    dealer.curve_secretkey = keys.private
-    dealer.curve_publickey = keys.public
-    return dealer
