@@ -3,9 +3,8 @@
 Rules:
 1. A line on which the master has said nothing for `SILENCE_S` is dead, whatever TCP believes; a new one is made.
 2. Reconnects are jittered, so a fleet does not come back in step after a restart of its master.
-3. Nobody is obeyed who has not signed: a WELCOME holds the nonce of this HELLO, a job is for this minion.
-4. ACCEPT is sent only after the journal has the job. Deadlines are told in the master's time.
-5. The loop waits for no disk: the heart beats also while the journal does not answer. Frames are dealt with in order.
+3. ACCEPT is sent only after the journal has the job. Deadlines are told in the master's time.
+4. The loop waits for no disk: the heart beats also while the journal does not answer. Frames are dealt with in order.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import threading
 import time
@@ -22,26 +20,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
-from .. import __version__
 from ..common.bus import Dialer
-from ..common.codec import decode, encode
+from ..common.codec import decode
 from ..common.errors import BusError, HostError, PghaError
 from ..common.failpoint import reach
-from ..common.keys import KeyPair
 from ..common.messages import (
-    OLDEST,
     TO_MINION,
-    VERSION,
     Ack,
     Answer,
     Bye,
     Cancel,
     Chunk,
     Credit,
-    Hello,
     Job,
     Message,
-    NextKey,
     NextKeyKnown,
     Ping,
     Pong,
@@ -49,57 +41,28 @@ from ..common.messages import (
     Rotate,
     Signed,
     Successor,
-    SuccessorKnown,
     Telemetry,
     Welcome,
 )
-from ..common.signing import Verifier
 from .blobs import Fetcher
 from .certifier import Certifier
 from .enrol import ask
+from .greeting import Farewell, Greeter
 from .journal import Journal
+from .line import Line
 from .orders import Orders
-from .outbox import Outbox
 from .settings import Settings
-from .survey import survey
+from .successors import Successors
 from .telemetry import POLL_S, Sampler
-from .trust import Identity, MasterKeys, Trust
+from .trust import Identity, Trust
 from .worker import Worker
 
 log = logging.getLogger("pgha.minion")
 
 PING_S = 5.0
 SILENCE_S = 20.0
-CONNECT_S, WELCOME_S = 15.0, 30.0  # among thousands that come back at once, one waits for its turn
 TIDY_S = 60.0
 BACKOFF_S = (0.5, 15.0)
-
-
-class _Farewell(BusError):
-    """The master ended the line on purpose."""
-
-    def __init__(self, bye: Bye) -> None:
-        super().__init__(bye.reason)
-        self.retry_after_s = min(bye.retry_after_ms / 1000, 60.0)
-
-
-@dataclass
-class _Line:
-    """One connection, from WELCOME on. `offset_ms` is the master's time less this host's time since boot."""
-
-    dialer: Dialer
-    outbox: Outbox
-    verifier: Verifier
-    version: int
-    offset_ms: int
-    heard: float = field(default_factory=time.monotonic)
-
-    def now_ms(self) -> int:
-        """The master's time."""
-        return _boot_ms() + self.offset_ms
-
-    async def send(self, message: Message) -> bool:
-        return message.first <= self.version and await self.dialer.send(encode(message, self.version))
 
 
 @dataclass
@@ -119,10 +82,13 @@ class Agent:
         self._stopping = asyncio.Event()
         self._welcomes = 0
         self._welcomed = threading.Condition()
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._attempt = 0
         self._fetcher = Fetcher(self._loop, self._send)
         self._certifier = Certifier(self._loop, self._send)
+        self._successors = Successors(self.settings, self.identity, self.trust)
+        known = (self.settings, self.identity, self.trust, self.journal)
+        self._greeter = Greeter(*known, self._was_welcomed, self._stopping.is_set)
 
     # ---- called from the worker's thread
 
@@ -149,6 +115,11 @@ class Agent:
             self._loop.call_soon_threadsafe(self._reconnect.set)
             return self._welcomed.wait_for(lambda: self._welcomes > before, timeout_s)
 
+    def _was_welcomed(self) -> None:
+        with self._welcomed:
+            self._welcomes += 1
+            self._welcomed.notify_all()
+
     # ---- the life
 
     def stop(self) -> None:
@@ -166,7 +137,7 @@ class Agent:
                     if await self._session():
                         pause = low
                         continue
-                except _Farewell as farewell:
+                except Farewell as farewell:
                     log.info("the master says: %s", farewell)
                     await self._rest(random.uniform(0.5, 1.0) * farewell.retry_after_s)  # noqa: S311 - jitter
                     continue
@@ -195,7 +166,7 @@ class Agent:
         dialer = Dialer(self.settings.bus_address, master.server, mine)
         self._reconnect.clear()
         try:
-            line = await self._greet(dialer, master, mine)
+            line = await self._greeter.greet(dialer, master, mine)
             if line is None:
                 self._attempt += 1
                 return self._attempt % len(pairs) != 0 or await self._knock()
@@ -205,93 +176,10 @@ class Agent:
             self._line = None
             dialer.close()
 
-    async def _greet(self, dialer: Dialer, master: MasterKeys, mine: KeyPair) -> _Line | None:
-        nonce = os.urandom(16)
-        hello = await asyncio.to_thread(self._hello, nonce)
-        began, sent, asked_ms = time.monotonic(), False, 0
-        while time.monotonic() - began < (WELCOME_S if sent else CONNECT_S) and not self._stopping.is_set():
-            if not sent:
-                asked_ms, sent = _boot_ms(), await dialer.send(encode(hello))
-            if not sent and await dialer.refused():
-                return None
-            frames = await dialer.receive(0.1)
-            if frames is None:
-                continue
-            message = decode(frames, TO_MINION)
-            if isinstance(message, Bye):
-                raise _Farewell(message)
-            if isinstance(message, Welcome):
-                line = self._welcome(dialer, message, nonce, master, asked_ms)
-                try:
-                    self.identity.greeted(mine)
-                except OSError as error:
-                    log.error("this minion's new key is not in its place yet: %s", error)
-                return line
-        return None
-
-    def _hello(self, nonce: bytes) -> Hello:
-        open_jobs = self.journal.open_jobs()  # before `spool_hi`: the end of one that ends meanwhile comes after it
-        return Hello(
-            epoch=self.journal.epoch,
-            spool_lo=self.journal.lowest(),
-            spool_hi=self.journal.highest(),
-            acked=self.journal.acked,
-            mepoch=self.journal.master_epoch,
-            open=open_jobs,
-            facts=survey(__version__),
-            speaks=VERSION,
-            nonce=nonce,
-        )
-
-    def _welcome(self, dialer: Dialer, welcome: Welcome, nonce: bytes, master: MasterKeys, asked_ms: int) -> _Line:
-        """Raises BusError when whoever speaks there is not to be obeyed.
-
-        The master's time in it is taken as that of the HELLO, which was at `asked_ms`: were it long on its way, a job
-        is refused too early rather than begun too late.
-        """
-        if not OLDEST < welcome.version <= VERSION:
-            raise BusError("this master is older than this minion; upgrade the master first")
-        signing = master.signing or welcome.signing_key
-        if welcome.signing_key != signing or len(signing) != 32 or not Verifier(signing).welcome(welcome, nonce):
-            raise BusError(
-                "who answers has the master's CURVE key and not its signing key; not obeyed. If the master was set up "
-                f"anew: remove {self.trust.path} and enrol again"
-            )
-        if welcome.name != self.settings.name:
-            raise BusError(f"that WELCOME is for {welcome.name}, and this is {self.settings.name}; not obeyed")
-        if welcome.mepoch < self.journal.master_epoch:
-            raise BusError("this master has been replaced by a newer one; not taking orders from it")
-        if welcome.mepoch > self.journal.master_epoch:
-            self.journal.remember_master_epoch(welcome.mepoch)
-        try:
-            self.trust.greeted(master, signing, self.settings.server_key)
-        except HostError as error:
-            log.error("the master's keys are not written down yet: %s", error)
-        if welcome.hw > self.journal.highest():
-            log.error(
-                "the master has %d events of this host, and its journal ends at %d: it is older than what it has told, "
-                "as after a disk was restored. It goes on under a new epoch; what it has forgotten ends as unknown",
-                welcome.hw,
-                self.journal.highest(),
-            )
-            self.journal.renew()
-            raise BusError("the journal begins a new epoch")
-        self.journal.acknowledge(welcome.hw)
-        with self._welcomed:
-            self._welcomes += 1
-            self._welcomed.notify_all()
-        log.info("connected to the master as %s", welcome.name)
-        outbox = Outbox(self.journal, welcome.hw, welcome.credit, welcome.credit_bytes)
-        verifier = Verifier(signing, welcome.session)
-        return _Line(dialer, outbox, verifier, welcome.version, welcome.now_ms - asked_ms)
-
-    async def _serve(self, line: _Line) -> None:
+    async def _serve(self, line: Line) -> None:
         self._line = line
         self._news.set()
-        if self.identity.next is not None:
-            await line.send(NextKey(public=self.identity.next.public))
-        if self.trust.next is not None:
-            await line.send(SuccessorKnown(server_key=self.trust.next.server))
+        await self._successors.remind(line)
         ends = (self._reconnect.wait(), self._stopping.wait())
         works = (self._listen(line), self._report(line), self._beat(line))
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work) for work in (*works, *ends)]
@@ -304,7 +192,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, line: _Line) -> None:
+    async def _listen(self, line: Line) -> None:
         while True:
             frames = await line.dialer.receive(1.0)
             if frames is not None:
@@ -313,7 +201,7 @@ class Agent:
             elif time.monotonic() - line.heard > SILENCE_S:
                 raise BusError(f"the master has been silent for {SILENCE_S:g} s")
 
-    async def _take(self, message: Message, line: _Line) -> None:
+    async def _take(self, message: Message, line: Line) -> None:
         if isinstance(message, Job):
             await self._order(message, line)
         elif isinstance(message, Ack):
@@ -335,13 +223,16 @@ class Agent:
         elif isinstance(message, Signed):
             self._certifier.take(message)
         elif isinstance(message, (Rotate, NextKeyKnown, Successor)):
-            await self._change_keys(message, line)
+            if await self._successors.take(message, line):
+                log.info("this minion's next key is known to the master; connecting with it")
+                self._attempt = 0
+                self._reconnect.set()
         elif isinstance(message, Bye):
-            raise _Farewell(message)
+            raise Farewell(message)
         else:
             assert isinstance(message, (Welcome, Pong))
 
-    async def _order(self, job: Job, line: _Line) -> None:
+    async def _order(self, job: Job, line: Line) -> None:
         take = partial(self._orders.take, job, line.verifier, line.now_ms())
         if job.query:
             if (answer := take()) is not None:
@@ -350,31 +241,6 @@ class Agent:
             reach("agent.accept.before_send")
             await line.send(answer)
             reach("agent.accept.after_send")
-
-    async def _change_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
-        """Raises BusError when the master's next keys are not signed.
-
-        A disk that refuses changes nothing: the master tells it again on the next line, and the present keys are good.
-        """
-        if isinstance(message, Successor) and not line.verifier.successor(message):
-            raise BusError("the master's next keys are not signed with the key it has")
-        try:
-            await self._write_keys(message, line)
-        except (PghaError, OSError) as error:
-            log.error("keys cannot be changed now: %s", error)
-
-    async def _write_keys(self, message: Rotate | NextKeyKnown | Successor, line: _Line) -> None:
-        if isinstance(message, Rotate):
-            await line.send(NextKey(public=self.identity.make_next().public))
-        elif isinstance(message, NextKeyKnown):
-            if self.identity.next_is_known(message.public):
-                log.info("this minion's next key is known to the master; connecting with it")
-                self._attempt = 0
-                self._reconnect.set()
-        else:
-            if self.trust.next != MasterKeys(message.server_key, message.signing_key):
-                self.trust.succeed(message, self.settings.server_key)
-            await line.send(SuccessorKnown(server_key=message.server_key))
 
     def _answer(self, answer: Answer) -> None:
         """Called from a query's thread."""
@@ -388,7 +254,7 @@ class Agent:
             log.error("not sent: %s", error)
             return False
 
-    async def _report(self, line: _Line) -> None:
+    async def _report(self, line: Line) -> None:
         """Send what the journal holds, within the credit."""
         while True:
             await self._news.wait()
@@ -406,7 +272,7 @@ class Agent:
                     if not room:
                         break
 
-    async def _beat(self, line: _Line) -> None:
+    async def _beat(self, line: Line) -> None:
         """PING; and when a whole beat long nothing that was sent has been acknowledged, it is sent again."""
         while True:
             events, size = self.journal.waiting
@@ -475,8 +341,3 @@ class Agent:
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
-
-
-def _boot_ms() -> int:
-    """Milliseconds since boot, also those that the host was suspended; nobody can set this clock."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * 1000)

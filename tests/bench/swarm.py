@@ -26,8 +26,9 @@ import zmq
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pgha.common.bus.options import minion_socket
 from pgha.common.keys import KeyPair
-from pgha.minion.agent import PING_S, SILENCE_S, WELCOME_S
+from pgha.minion.agent import PING_S, SILENCE_S
 from pgha.minion.enrol import ANSWER_S
+from pgha.minion.greeting import WELCOME_S
 from pgha.tests.bench.machine import raise_file_limit
 from pgha.tests.bench.speech import Bare, Frames, Mind, Pgha, Speech
 

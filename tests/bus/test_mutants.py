@@ -44,10 +44,10 @@ MUTANTS = {
     ),
     "ACK before the commit": Mutant(
         "master/intake.py",
-        "            future.add_done_callback(",
+        "            future.add_done_callback(partial(self._kept, arrivals",
         "            for one in arrivals:\n"
         "                self._exchange.send(one.peer, Ack(epoch=one.piece.epoch, seq=one.events[-1].seq))\n"
-        "            future.add_done_callback(",
+        "            future.add_done_callback(partial(self._kept, arrivals",
         (FULL, "-k", "takes_nothing_acknowledges"),
     ),
     "ACCEPT before the journal has the job": Mutant(
@@ -76,12 +76,15 @@ MUTANTS = {
     ),
     "a gap in a stream is passed over": Mutant(
         "master/store/jobs.py",
-        "if event.seq == high + 1:",
-        "if event.seq > high:",
+        "if event.seq != high + 1:",
+        "if event.seq <= high:",
         ("tests/bus/test_what_survives.py", "-k", "gap"),
     ),
     "a job that nobody has signed is taken": Mutant(
         "minion/orders.py", "if not verifier.job(job):", "if False:", (RESTORED, "-k", "order_now")
+    ),
+    "the key of a session orders more than queries": Mutant(
+        "common/signing.py", "if job.query and self._session:", "if self._session:", ("tests/unit/test_signing.py",)
     ),
     "a WELCOME of another HELLO is taken": Mutant(
         "common/signing.py",

@@ -19,7 +19,7 @@ from pgha.common import failpoint
 from pgha.common.paths import Paths
 from pgha.master import daemon, ledger, verbs  # noqa: F401 - imported so that no child has to
 from pgha.master.setup import load_settings  # noqa: F401 - as above
-from pgha.minion import agent, apt, cli, host, journal, settings, telemetry, trust, worker  # noqa: F401 - as above
+from pgha.minion import agent, apt, cli, greeting, host, journal, settings, telemetry, trust, worker  # noqa: F401 - as above
 from pgha.minion.functions import upgrade  # noqa: F401 - as above
 
 now = time.time
@@ -45,7 +45,7 @@ def become(request: dict[str, object]) -> None:
     environment = request["environment"]
     assert isinstance(environment, dict)
     os.environ.update(environment, PGHA_ROOT=str(request["root"]))
-    agent.PING_S, agent.SILENCE_S, agent.WELCOME_S, agent.BACKOFF_S = 1.0, 5.0, 3.0, (0.2, 1.0)
+    agent.PING_S, agent.SILENCE_S, greeting.WELCOME_S, agent.BACKOFF_S = 1.0, 5.0, 3.0, (0.2, 1.0)
     ledger.RESEND_S = 1.0  # what is waited for comes five times as fast
     arm(os.environ.get(failpoint.VARIABLE, ""))
     time.time = lambda: now() + shifted[0]

@@ -19,8 +19,9 @@ from pgha.common.signing import Signer, Verifier
 from pgha.minion import agent as agent_module
 from pgha.minion import journal as journal_module
 from pgha.minion import worker as worker_module
-from pgha.minion.agent import Agent, _Line
+from pgha.minion.agent import Agent
 from pgha.minion.journal import Journal
+from pgha.minion.line import Line
 from pgha.minion.orders import Orders
 from pgha.minion.outbox import Outbox
 from pgha.minion.settings import Settings
@@ -65,7 +66,7 @@ class Site:
         agent.worker = Worker(journal, FakeSystem(), agent.wake, agent.ended, agent.fetch)
         agent._orders = Orders("n1", journal, agent.worker, agent._answer)
         outbox = Outbox(journal, 0, 9, 0)
-        self.line = _Line(cast(Any, self.wire), outbox, Verifier(self.signer.public), VERSION, 0)
+        self.line = Line(cast(Any, self.wire), outbox, Verifier(self.signer.public), VERSION, 0)
 
     def job(self, **changed: Any) -> Job:
         text = json.dumps({"function": "cmd", "arguments": ["true"], "timeout_s": 5.0}).encode()

@@ -13,8 +13,9 @@ from pgha.common.keys import new_key_pair, public_text
 from pgha.common.messages import FROM_MINION, VERSION, Event, Lost, Message, Resync
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
-from pgha.minion.agent import Agent, _Line
+from pgha.minion.agent import Agent
 from pgha.minion.journal import Journal
+from pgha.minion.line import Line
 from pgha.minion.outbox import Outbox
 from pgha.minion.settings import Settings
 from pgha.minion.trust import Identity, MasterKeys, Trust
@@ -95,7 +96,7 @@ def test_a_resync_while_the_line_takes_nothing_is_followed_at_once(
                     all_out.set()
                 return True
 
-        line = _Line(cast(Any, Wire()), Outbox(journal, 4, 20, 0), Verifier(signer.public), VERSION, 0)
+        line = Line(cast(Any, Wire()), Outbox(journal, 4, 20, 0), Verifier(signer.public), VERSION, 0)
         reporting = asyncio.create_task(agent._report(line))
         agent.wake()
         await asyncio.wait_for(all_out.wait(), 10)

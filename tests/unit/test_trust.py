@@ -17,8 +17,9 @@ from pgha.common.messages import FROM_MINION, VERSION, Event, Message, NextKey, 
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
 from pgha.minion import agent as agent_module
-from pgha.minion.agent import Agent, _Line
+from pgha.minion.agent import Agent
 from pgha.minion.journal import Journal
+from pgha.minion.line import Line
 from pgha.minion.outbox import Outbox
 from pgha.minion.settings import Settings
 from pgha.minion.trust import Identity, MasterKeys, Trust
@@ -48,8 +49,8 @@ class Wire:
         return True
 
 
-def line_of(wire: Wire, signer: Signer, outbox: Outbox) -> _Line:
-    return _Line(cast(Any, wire), outbox, Verifier(signer.public), VERSION, 0)
+def line_of(wire: Wire, signer: Signer, outbox: Outbox) -> Line:
+    return Line(cast(Any, wire), outbox, Verifier(signer.public), VERSION, 0)
 
 
 def welcome(**changed: Any) -> Welcome:
@@ -78,7 +79,7 @@ def greet(tmp_path: Path, signer: Signer, journal: Journal) -> Callable[[Welcome
     async def take(answer: Welcome) -> None:
         agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(tmp_path / "trust", keys), journal)
         dialer: Any = None
-        agent._welcome(dialer, answer, NONCE, keys, 0)
+        agent._greeter.welcome(dialer, answer, NONCE, keys, 0)
 
     return lambda answer: asyncio.run(take(answer))
 
@@ -189,12 +190,12 @@ def test_keys_that_a_welcome_proved_hold_while_the_disk_is_full_and_are_written_
         agent = Agent(settings, Identity(tmp_path / "minion.key"), Trust(path, MasterKeys(SERVER)), journal)
         with monkeypatch.context() as disk:
             disk.setattr(os, "fsync", full)
-            agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
+            agent._greeter.welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
         assert not path.exists()
         stranger = Signer(tmp_path / "stranger.key")
         with pytest.raises(BusError, match="not its signing key"):
-            agent._welcome(nobody, stranger.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
-        agent._welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
+            agent._greeter.welcome(nobody, stranger.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
+        agent._greeter.welcome(nobody, signer.welcome(welcome(), NONCE), NONCE, agent.trust.now, 0)
         assert Trust.load(path, SERVER).now == MasterKeys(SERVER, signer.public)
 
     asyncio.run(live())
