@@ -1,4 +1,6 @@
-"""Who is connected, and how each behaves: the master's end of the bus. What a job's road is, the ledger knows.
+"""The master's end of the bus: what comes in goes to whom it concerns, and who misbehaves is cut off.
+
+Who is known and connected is the roster's, a job's road there the ledger's, and back the intake's.
 
 Rules:
 1. A sender is the name that its accepted key stands for. No handler takes a name from a message.
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -22,12 +23,9 @@ from ..common.bus import Admission, Received, Router
 from ..common.clock import Clock
 from ..common.codec import decode, encode
 from ..common.errors import BusError, PghaError
-from ..common.facts import HostFacts
-from ..common.failpoint import reach
-from ..common.keys import KeyPair, public_text
+from ..common.keys import KeyPair
 from ..common.messages import (
     FROM_MINION,
-    VERSION,
     Accept,
     Answer,
     Bye,
@@ -45,32 +43,28 @@ from ..common.messages import (
     Signed,
     SuccessorKnown,
     Telemetry,
-    Welcome,
 )
 from ..common.signing import Signer
 from .blobs import Blobs
 from .credit import Credits
 from .enrol_desk import EnrolDesk
 from .feed import chunks
-from .flights import Flight, Flights, News, Output
+from .flights import Flights
+from .greeting import Greeter
 from .intake import Intake
 from .ledger import Ledger
 from .peers import BAD_COST_BYTES, Peer, cost
+from .roster import QUARANTINE_S, Roster
 from .rotation import KeyFiles, Rotation
 from .store import Store
 from .vault import Vault
 
-__all__ = ["Flight", "Hub", "News", "Output", "Peer"]
-
 log = logging.getLogger("pgha.hub")
 
-ALIVE_S = 15.0  # three heartbeats
-QUARANTINE_S = 60.0
 STUCK_S = 20.0
 FAREWELL_S = 0.3  # for the last word to go out, before the connection is shut
 NOTIFY_S = 0.05
 AHEAD = 1.25  # times the credit, in bytes: what a minion cannot have on its way is not taken
-ALWAYS = ("ping", "facts", "self.upgrade")  # what a minion that is too old may still be asked
 
 SignRequest = Callable[[str, str, str, str], Awaitable[str]]  # node, cluster, certificate name, CSR -> certificate
 
@@ -83,7 +77,7 @@ class _Heard:
     answers: list[tuple[Peer, Answer]] = field(default_factory=list)
 
 
-class Hub:
+class Hub(Roster):
     def __init__(
         self,
         store: Store,
@@ -99,15 +93,10 @@ class Hub:
         oldest: int,
         files: KeyFiles,
     ) -> None:
-        """`oldest`: minions that speak an older version of the protocol may do nothing but be upgraded."""
-        self._store, self._clock, self._sign_request, self._signer = store, clock, sign, signer
-        self._blobs, self._oldest, self._died = blobs, oldest, died
+        """`oldest` as of `Roster`."""
+        super().__init__(clock, oldest)
+        self._store, self._sign_request, self._blobs, self._died = store, sign, blobs, died
         self._loop = asyncio.get_running_loop()
-        self._names: dict[str, str] = {}  # accepted key -> name; replaced whole, read from the IO threads
-        self._quarantined: dict[str, float] = {}  # key -> until, monotonic
-        self.peers: dict[str, Peer] = {}
-        self._routes: dict[bytes, str] = {}  # newest connections -> name
-        self._epoch = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.telemetry = asyncio.Condition()  # notified after samples and connections
         self._notifying = False
@@ -115,7 +104,7 @@ class Hub:
         flights = Flights(store, clock)
         self.ledger = Ledger(store, vault, signer, clock, self, flights)
         self._intake = Intake(store, clock, flights, self, self.ledger.push, self._credits.took)
-        admission = Admission(self._admit, lambda key: key in self._names and key not in self._quarantined)
+        admission = Admission(self.admit, self.heard_of)
         self._router = Router(
             f"tcp://{listen}:{port}", keys, "bus", admission, self._from_thread, gone=self._gone, died=self._broken
         )
@@ -123,12 +112,14 @@ class Hub:
             store, vault, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys, self._broken
         )
         self.rotation = Rotation(store, signer, files, self)
+        mine = (self._credits, self._intake, self.rotation)
+        self._greeter = Greeter(self, store, clock, signer, *mine, self.ledger.now_ms)
         self._ticker: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Begin a run of the master: what is open and who is accepted is known; nobody is heard before `start`."""
-        self._epoch = await self._store.next_epoch(self._clock.now())
-        await self.ledger.open(self._epoch)
+        self._greeter.epoch = epoch = await self._store.next_epoch(self._clock.now())
+        await self.ledger.open(epoch)
         await self.reload_keys()
 
     async def start(self) -> None:
@@ -149,63 +140,20 @@ class Hub:
     async def reload_keys(self) -> None:
         """Take the accepted keys from the store; who is no longer among them is told so and cut off at once."""
         rows = [row for row in await self._store.minions() if row.state in ("accepted", "next")]
-        before, self._names = self._names, {row.public_key: row.name for row in rows}
-        for key in before.keys() - self._names.keys():
-            await self._forget(key, before[key])
-
-    def _admit(self, public: bytes) -> str | None:
-        key = public_text(public)
-        return key if key in self._names and key not in self._quarantined else None
+        for key, name in self.accept({row.public_key: row.name for row in rows}).items():
+            await self._forget(key, name)
 
     async def _forget(self, key: str, name: str) -> None:
         peer = self.peers.get(name)
         if peer is not None and peer.key == key:
             del self.peers[name]
-            self._routes.pop(peer.route, None)
+            self.routes.pop(peer.route, None)
             frames = encode(Bye(reason="this key has been revoked", retry_after_ms=5000), peer.version)
             self._router.send(peer.key, peer.route, frames, farewell=True)
         self._loop.call_later(FAREWELL_S, self._router.bar, key)
-        if name not in self._names.values():
+        if name not in self.accepted():
             self.rotation.forget(name)
             await self.ledger.forget(name)
-
-    # ---- what others ask
-
-    def peer(self, name: str) -> Peer | None:
-        return self.peers.get(name)
-
-    def connected(self, name: str) -> bool:
-        peer = self.peers.get(name)
-        return peer is not None and self._clock.monotonic() - peer.heard < ALIVE_S
-
-    def facts(self, name: str) -> HostFacts | None:
-        peer = self.peers.get(name)
-        return peer.facts if peer else None
-
-    def accepted(self) -> frozenset[str]:
-        return frozenset(self._names.values())
-
-    def running(self, flight: Flight) -> tuple[str, float] | None:
-        """What that job does now and for how many seconds, as its minion said last."""
-        peer = self.peers.get(flight.node)
-        for job in peer.running if peer else ():
-            if (job.jid, job.att) == flight.key:
-                return job.resource, job.seconds
-        return None
-
-    def held(self, name: str, what: str) -> str:
-        """Why that minion does not get this to do at the moment; empty when it does."""
-        peer = self.peers.get(name)
-        if peer is None or what in ALWAYS:
-            return ""
-        if peer.twin:
-            return f"{peer.twin}; look at both, then: pgha-master keys revoke {name}, and enrol the right one"
-        if peer.version < self._oldest:
-            return (
-                f"its minion speaks version {peer.version} of the protocol, this master wants {self._oldest}: "
-                f"pgha-master run {name} self.upgrade"
-            )
-        return ""
 
     def turning(self) -> bool:
         """Whether the thread that holds the connections goes round, and jobs are looked after."""
@@ -236,8 +184,7 @@ class Hub:
         log.error("%s is cut off for %d s: %s", peer.name, QUARANTINE_S, why)
         peer.leave()
         peer.trouble = why
-        for key in [key for key, name in self._names.items() if name == peer.name]:
-            self._quarantined[key] = self._clock.monotonic() + QUARANTINE_S
+        for key in self.quarantine(peer.name):
             self._router.bar(key)
 
     def _broken(self) -> None:
@@ -247,7 +194,7 @@ class Hub:
         self._loop.call_soon_threadsafe(self._disconnected, route)
 
     def _disconnected(self, route: bytes) -> None:
-        peer = self.peers.get(self._routes.get(route, ""))
+        peer = self.peers.get(self.routes.get(route, ""))
         if peer is not None and peer.route == route:
             peer.leave()
 
@@ -257,13 +204,9 @@ class Hub:
     def _sort(self, batch: list[Received]) -> None:
         heard = _Heard()
         for received in batch:
-            name = self._names.get(received.peer)
-            if name is None or received.peer in self._quarantined:
-                continue  # turned out while this was on its way here
-            peer = self.peers.get(name)
-            if peer is None:
-                peer = self.peers[name] = Peer(name, key=received.peer, address=received.address)
-            self._guarded(heard, peer, received)
+            peer = self.who(received.peer, received.address)
+            if peer is not None:  # else it was turned out while this was on its way here
+                self._guarded(heard, peer, received)
         self._intake.answers(heard.answers)
         self._intake.streams([(self.peers[name], events) for name, events in heard.streams.items()])
         self._router.taken(batch)
@@ -309,7 +252,9 @@ class Hub:
     def _take(self, peer: Peer, received: Received, message: Message) -> None:
         now = self._clock.monotonic()
         if isinstance(message, Hello):
-            self._hello(peer, received, message)
+            if self._greeter.hello(peer, received, message):
+                self._spawn(self._greeter.welcome(peer, received.route, message))
+                self._notify_soon()
             return
         if received.route != peer.route:  # it did not notice that this end was restarted, or is an old one
             farewell = Bye(reason="say HELLO first", retry_after_ms=200)
@@ -351,60 +296,6 @@ class Hub:
         else:
             log.error("%s: %s of %s is not taken: %s", peer.name, message.type, peer.address, why)
 
-    def _hello(self, peer: Peer, received: Received, hello: Hello) -> None:
-        self._routes.pop(peer.route, None)
-        peer.key, peer.route, peer.address = received.peer, received.route, received.address
-        peer.version = max(1, min(hello.speaks, VERSION))
-        peer.epoch, peer.facts, peer.beat = hello.epoch, hello.facts, False
-        peer.granted = (0, 0)  # no CREDIT before its WELCOME
-        peer.session = os.urandom(32)
-        if not peer.came(hello.facts, received.address):
-            log.error("%s: %s; it gets no jobs until an operator has looked", peer.name, peer.twin)
-        if hello.mepoch > self._epoch:
-            self.send(peer, Bye(reason="this node has obeyed a newer master", retry_after_ms=5000))
-            peer.route = b""
-            peer.leave()
-            log.error(
-                "%s has obeyed a newer master (epoch %d; this has %d) and takes no orders here. If another master is"
-                " meant to rule, stop this one; if not: pgha-master init --supersede, and start this one again",
-                peer.name,
-                hello.mepoch,
-                self._epoch,
-            )
-            return
-        self._routes[received.route] = peer.name
-        peer.heard = self._clock.monotonic()
-        self._intake.hello(peer, hello)
-        self._spawn(self._welcome(peer, received.route, hello))
-
-    async def _welcome(self, peer: Peer, route: bytes, hello: Hello) -> None:
-        kept = self._store.seen(peer.name, peer.key, peer.address, self._clock.now(), hello.facts.model_dump_json())
-        high = await self._store.begin_stream(peer.name, hello.epoch)
-        if peer.version < Lost.first and hello.spool_lo > high + 1:  # it cannot say so itself
-            now = self._clock.now()
-            high = await self._store.lose_events(peer.name, hello.epoch, high + 1, hello.spool_lo - 1, now)
-        if await kept:
-            await self.reload_keys()  # its new key has spoken; the old one is no more
-        if peer.route != route:
-            return  # it has connected again meanwhile
-        peer.granted = self._credits.first(len(self.peers))
-        peer.most = peer.granted[1]
-        welcome = Welcome(
-            name=peer.name,
-            mepoch=self._epoch,
-            hw=high,
-            credit=peer.granted[0],
-            now_ms=self.ledger.now_ms(),
-            version=peer.version,
-            credit_bytes=peer.granted[1],
-            session=peer.session,
-        )
-        reach("hub.welcome.before_send")
-        self.send(peer, self._signer.welcome(welcome, hello.nonce))
-        self.rotation.greeted(peer)
-        self._intake.greeted(peer, high)
-        self._notify_soon()
-
     async def _sign(self, peer: Peer, message: Sign) -> None:
         try:
             certificate, why = await self._sign_request(peer.name, message.cluster, message.name, message.csr), ""
@@ -426,8 +317,7 @@ class Hub:
                     log.exception("a round of the bus broke")
 
     async def _turn(self) -> None:
-        now = self._clock.monotonic()
-        self._quarantined = {key: until for key, until in self._quarantined.items() if until > now}
+        self.let_back()
         for peer, credit in self._credits.turn(self.peers.values()):
             self.send(peer, credit)
         self._notify_soon()
