@@ -51,17 +51,14 @@ def _not_there(name: str, states: set[str]) -> str:
     )
 
 
-def hosts(cluster: Cluster, facts: Mapping[str, HostFacts], free: Mapping[str, int] | None = None) -> list[str]:
-    """Every host is one that pgha knows, is who the definition says, and has room.
-
-    `free`: bytes under /var/lib by the newest sample; facts are as old as the minion's connection.
-    """
+def hosts(cluster: Cluster, facts: Mapping[str, HostFacts]) -> list[str]:
+    """Every host is one that pgha knows, is who the definition says, and has room."""
     problems = []
     for node in cluster.nodes:
         known = facts.get(node.name)
         if known is not None:
-            left = (free or {}).get(node.name, known.disk_free_bytes)
-            problems += [f"{node.name}: {text}" for text in (*_host(cluster, node, known), *_disk(left))]
+            said = (*_host(cluster, node, known), *_disk(known.disk_free_bytes))
+            problems += [f"{node.name}: {text}" for text in said]
     seen: dict[str, str] = {}
     for name, known in facts.items():
         if known.machine_id in seen:

@@ -9,8 +9,11 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from ..common.cluster import Cluster
 from ..common.errors import Refused
+from ..common.facts import HostFacts
 from ..common.results import ResourceResult, Status
 from . import preflight
 from .fleet import Fleet
@@ -39,14 +42,13 @@ class Readiness:
         hub = self.master.hub
         every = [node.name for node in self.cluster.nodes]
         await self._until_connected(every, named)
-        connected = await self._answering([name for name in every if hub.connected(name)])
+        facts = await self._answering([name for name in every if hub.connected(name)])
+        connected = dict.fromkeys(facts, True)
         missing = preflight.not_there(self.cluster, await self.master.store.minions(), connected)
         away = tuple(name for name in missing if named and name not in named)
         names = [name for name in every if name not in away]
         problems = [text for name, text in missing.items() if name not in away]
-        facts = {name: known for name in names if connected.get(name) and (known := hub.facts(name))}
-        free = {p.name: p.sample.host.disk_free_bytes for p in hub.peers.values() if p.sample and p.sample.host}
-        problems += preflight.hosts(self.cluster, facts, free)
+        problems += preflight.hosts(self.cluster, {name: facts[name] for name in names if name in facts})
         problems += preflight.clocks(self._clock_offsets(names))
         problems += self._other_clusters(names)
         await self._refuse("preflight", since, problems)
@@ -86,10 +88,19 @@ class Readiness:
             await self.report.step(step, "failed", since=since, detail=counted(len(problems), "problem"))
             raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
 
-    async def _answering(self, names: Sequence[str]) -> dict[str, bool]:
-        """Ask: a line may look alive for some seconds after its host has died."""
-        answers = await self.fleet.call("ping", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
-        return {name: answer.ok for name, answer in answers.items()}
+    async def _answering(self, names: Sequence[str]) -> dict[str, HostFacts]:
+        """What they say of themselves now: a line may look alive for some seconds after its host has died, and what it
+        told when it was made is as old as it.
+        """
+        answers = await self.fleet.call("facts", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
+        told = {name: answer.outcome.data for name, answer in answers.items() if answer.ok and answer.outcome}
+        return {name: known for name, data in told.items() if (known := self._facts(name, data)) is not None}
+
+    def _facts(self, name: str, data: Mapping[str, object]) -> HostFacts | None:
+        try:
+            return HostFacts.model_validate(data)
+        except ValidationError:  # a minion of another version
+            return self.master.hub.facts(name)
 
     def _clock_offsets(self, names: Sequence[str]) -> dict[str, float]:
         now, mono = self.master.clock.now(), self.master.clock.monotonic()

@@ -103,8 +103,8 @@ class World:
 
     def call(self, name: str, function: str, arguments: Sequence[str]) -> Outcome:
         node = self.nodes[name]
-        if function == "ping":
-            return Outcome(ok=True)
+        if function == "facts":
+            return Outcome(ok=True, data=node.facts.model_dump(mode="json"))
         self.calls.append((name, function, tuple(arguments)))
         if function == "etcd.reset":
             node.system.perform(Unit("stop", "etcd"))

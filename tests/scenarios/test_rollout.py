@@ -12,7 +12,7 @@ import pytest
 from pgha.common.results import Status
 from pgha.master.progress import End, Gate, Plan, Resource, Step
 from pgha.master.simulated import World, bare_facts
-from pgha.master.simulation import Simulation
+from pgha.master.simulation import SimulatedHub, Simulation
 from pgha.master.testing import three_nodes
 
 Compare = Callable[[str, str], None]
@@ -586,3 +586,19 @@ def test_after_a_power_cut_of_everything_the_nodes_come_up_together(built: Simul
     lines = built.apply()
     assert end(lines).exit == 0, end(lines).message
     assert ("patroni", ["pg-node1", "pg-node2"]) in began(lines)
+
+
+# what is asked before anything is changed
+
+
+def test_a_disk_that_has_filled_up_since_the_minion_connected_is_found(
+    bare: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {name: node.facts for name, node in bare.world.nodes.items()}
+    monkeypatch.setattr(SimulatedHub, "facts", lambda hub, name: told[name])
+    node = bare.world.nodes["pg-node2"]
+    node.facts = node.facts.model_copy(update={"disk_free_bytes": 5 * 1024**2})
+    lines = bare.apply()
+    assert end(lines).exit == 6
+    assert "pg-node2: has 5 MiB free under /var/lib, 2048 MiB are needed; make room there" in end(lines).message
+    assert untouched(bare)

@@ -78,11 +78,6 @@ def test_a_host_that_cannot_carry_its_node_is_told_what_is_wrong(changed: dict[s
     assert problems[0].startswith(f"pg-node1: {said}")
 
 
-def test_a_disk_that_has_filled_up_since_the_minion_connected_is_found() -> None:
-    problems = preflight.hosts(CLUSTER, facts(), {"pg-node2": 5 * 1024**2})
-    assert problems == ["pg-node2: has 5 MiB free under /var/lib, 2048 MiB are needed; make room there"]
-
-
 def test_a_postgresql_that_the_distribution_does_not_carry_is_refused_with_both_ways_out() -> None:
     wanted = three_nodes(postgresql={"version": 18})
     assert preflight.hosts(wanted, facts()) == [
