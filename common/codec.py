@@ -80,28 +80,36 @@ def _said(value: object) -> str:
 def _unpack(data: bytes, limit: int) -> dict[str, object]:
     if len(data) > limit:
         raise BusError(f"a frame of {len(data)} bytes where {limit} are allowed")
-    count = 0
-
-    def counted(value: object) -> object:
-        nonlocal count
-        count += 1
-        if count > CONTAINERS:
-            raise ValueError("too many lists and maps")
-        return value
-
     try:
-        value = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=True,
-            max_ext_len=0,
-            max_array_len=10_000,
-            max_map_len=1_000,
-            list_hook=counted,
-            object_hook=counted,
-        )
+        value = _load(data, _Counter() if len(data) > CONTAINERS else None)  # each takes a byte at least
     except Exception as error:  # noqa: BLE001 - msgpack raises many kinds, a stack error among them; all mean one thing
         raise BusError(f"not msgpack: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise BusError("not a map")
     return value
+
+
+def _load(data: bytes, hook: _Counter | None) -> object:
+    return msgpack.unpackb(
+        data,
+        raw=False,
+        strict_map_key=True,
+        max_ext_len=0,
+        max_array_len=10_000,
+        max_map_len=1_000,
+        list_hook=hook,
+        object_hook=hook,
+    )
+
+
+class _Counter:
+    """Refuses more lists and maps than a frame may have."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, value: object) -> object:
+        self._count += 1
+        if self._count > CONTAINERS:
+            raise ValueError("too many lists and maps")
+        return value

@@ -176,7 +176,8 @@ class Intake:
 
     def _acknowledge(self, one: _Arrival, stored: Stored) -> None:
         peer, epoch = one.peer, one.piece.epoch
-        self._exchange.charge(peer, len(one.events) - len(stored.states))  # what was sent in vain
+        if in_vain := len(one.events) - len(stored.states):
+            self._exchange.charge(peer, in_vain)
         reach("ledger.ack.before_send")
         if stored.hw < one.events[0].seq - 1:
             self._exchange.send(peer, Resync(epoch=epoch, from_seq=stored.hw + 1))

@@ -18,6 +18,8 @@ from .schema import STEPS
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
 _BATCH = 200  # works in one transaction
+_CACHE_KIB = 32 * 1024  # the ends of the streams of a fleet, where all that comes is added
+_CHECKPOINT_PAGES = 8000  # 32 MiB: a page that changes often is then copied back once, and not at every commit
 LAZY_S = 0.05
 Item = tuple[Work, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
@@ -28,6 +30,8 @@ class Writer:
         self._queue: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._lazy: list[Item] = []
         self._db = open_database(path, "store", STEPS)
+        self._db.execute(f"pragma cache_size=-{_CACHE_KIB}")
+        self._db.execute(f"pragma wal_autocheckpoint={_CHECKPOINT_PAGES}")
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 

@@ -106,7 +106,9 @@ class Swarm:
         if not frames or minion.socket is None:
             return True
         try:
-            minion.socket.send_multipart(frames, zmq.NOBLOCK)
+            for frame in frames[:-1]:  # send_multipart() costs three times as much
+                minion.socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
+            minion.socket.send(frames[-1], zmq.NOBLOCK)
         except zmq.Again:
             return False
         self.bytes_out += sum(map(len, frames))
@@ -128,9 +130,11 @@ class Swarm:
         heard = False
         while minion.socket is not None:
             try:
-                frames = minion.socket.recv_multipart(zmq.NOBLOCK)
+                frames = [minion.socket.recv(zmq.NOBLOCK)]
             except zmq.Again:
                 return heard
+            while minion.socket.get(zmq.RCVMORE):
+                frames.append(minion.socket.recv(zmq.NOBLOCK))
             heard = True
             minion.heard = time.monotonic()
             self._take(minion, frames)
