@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgpack
@@ -32,10 +33,11 @@ class Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(load_private(path))
         self.public = self._key.public_key().public_bytes_raw()
 
-    def job(self, job: Job, session: bytes = b"") -> Job:
-        """`session` is the key of the connection that it goes out on."""
-        signature = _code(job, session) if job.query and session else self._key.sign(_job(job))
-        return job.model_copy(update={"signature": signature})
+    def job(self, job: Job, session: bytes = b"", **changed: object) -> Job:
+        """With these fields changed. `session` is the key of the connection that it goes out on."""
+        text = _job({**vars(job), **changed})
+        signature = _code(text, session) if job.query and session else self._key.sign(text)
+        return job.model_copy(update={**changed, "signature": signature})
 
     def welcome(self, welcome: Welcome, nonce: bytes) -> Welcome:
         named = welcome.model_copy(update={"signing_key": self.public})
@@ -53,9 +55,10 @@ class Verifier:
         self._key, self._session = Ed25519PublicKey.from_public_bytes(public), session
 
     def job(self, job: Job) -> bool:
+        text = _job(vars(job))
         if job.query and self._session:
-            return hmac.compare_digest(job.signature, _code(job, self._session))
-        return self._good(job.signature, _job(job))
+            return hmac.compare_digest(job.signature, _code(text, self._session))
+        return self._good(job.signature, text)
 
     def welcome(self, welcome: Welcome, nonce: bytes) -> bool:
         return self._good(welcome.signature, _welcome(welcome, nonce))
@@ -71,13 +74,17 @@ class Verifier:
         return True
 
 
-def _job(job: Job) -> bytes:
-    fields = (job.jid, job.att, job.minion, job.mepoch, job.cls, job.mode, job.query, job.not_after_ms, job.ttl_ms)
-    return _text(b"pgha job", *fields, job.sha256, job.size)
+_JOB_FIELDS = (
+    "jid", "att", "minion", "mepoch", "cls", "mode", "query", "not_after_ms", "ttl_ms", "sha256", "size",
+)  # fmt: skip
 
 
-def _code(job: Job, session: bytes) -> bytes:
-    return hashlib.blake2b(_job(job), key=session, digest_size=32, person=b"pgha query").digest()
+def _job(fields: Mapping[str, object]) -> bytes:
+    return _text(b"pgha job", *(fields[name] for name in _JOB_FIELDS))
+
+
+def _code(text: bytes, session: bytes) -> bytes:
+    return hashlib.blake2b(text, key=session, digest_size=32, person=b"pgha query").digest()
 
 
 def _welcome(welcome: Welcome, nonce: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..common.errors import HostError, PghaError
 from ..common.functions import FUNCTIONS
+from ..common.messages import Mode
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.kinds import encode
 from ..states.resource import AnyResource
@@ -84,7 +85,7 @@ class Fleet:
 
     async def converge(
         self,
-        mode: str,
+        mode: Mode,
         resources: Mapping[str, Sequence[AnyResource]],
         documents: Mapping[str, Sequence[str]],
         step: str,

@@ -47,7 +47,7 @@ class Document:
         return cls(text, hashlib.sha256(text).hexdigest())
 
 
-@dataclass
+@dataclass(slots=True)
 class Flight:
     """A job that has not ended. What arrives is `told`, in order; the last is an Outcome or an ended state.
 
@@ -73,10 +73,10 @@ class Flight:
     answered: bool = False  # a query's answer is being stored
     told: deque[News] = field(default_factory=deque)  # what nobody has read yet
     reader: asyncio.Queue[tuple[Flight, News]] | None = None  # of who follows it, among others maybe
+    key: tuple[str, int] = field(init=False)
 
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.job.jid, self.job.att
+    def __post_init__(self) -> None:
+        self.key = self.job.jid, self.job.att
 
     def tell(self, news: News) -> None:
         """Whoever follows it gets this, now or when somebody does."""

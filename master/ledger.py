@@ -128,7 +128,7 @@ class Ledger:
     async def order(
         self,
         documents: Mapping[str, Document],
-        mode: str,
+        mode: Mode,
         *,
         what: str,
         operation: str,
@@ -170,14 +170,14 @@ class Ledger:
             self._begin(flight)
         return flights
 
-    def _job(self, node: str, mode: str, document: Document, timeout_s: float, query: bool) -> Job:
+    def _job(self, node: str, mode: Mode, document: Document, timeout_s: float, query: bool) -> Job:
         return Job(
             jid=new_job_id(),
             att=1,
             minion=node,
             mepoch=self._epoch,
             cls="call" if mode == "call" else "state",
-            mode=_mode(mode),
+            mode=mode,
             query=query,
             not_after_ms=self.now_ms() + int(timeout_s * 1000),
             ttl_ms=int(timeout_s * 1000),
@@ -307,8 +307,7 @@ class Ledger:
             flight.sent = True
             job, left_ms = flight.job, max(0, flight.job.not_after_ms - self.now_ms())
             inline = job.document if job.size <= INLINE_BYTES or peer.version < 2 else b""
-            update = {"ttl_ms": left_ms, "document": inline, "mepoch": self._epoch}
-            self._exchange.send(peer, self._signer.job(job.model_copy(update=update), peer.session))
+            self._exchange.send(peer, self._signer.job(job, peer.session, ttl_ms=left_ms, document=inline))
 
 
 def _mode(text: str) -> Mode:

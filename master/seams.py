@@ -12,6 +12,7 @@ from typing import Protocol
 from ..common.clock import Clock
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
+from ..common.messages import Mode
 from ..states.resource import AnyResource
 from .flights import Document, Flight, News
 from .observed import ClusterHealth
@@ -25,7 +26,7 @@ class Road(Protocol):
     async def order(
         self,
         documents: Mapping[str, Document],
-        mode: str,
+        mode: Mode,
         *,
         what: str,
         operation: str,

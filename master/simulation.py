@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
-from ..common.messages import Job
+from ..common.messages import Job, Mode
 from ..common.names import new_job_id
 from ..common.results import Outcome, Status
 from ..common.secret import Secret
@@ -142,7 +142,7 @@ class SimulatedHub:
     async def order(
         self,
         documents: Mapping[str, Document],
-        mode: str,
+        mode: Mode,
         *,
         what: str,
         operation: str,
