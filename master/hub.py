@@ -48,7 +48,7 @@ from ..common.signing import Signer
 from .blobs import Blobs
 from .credit import Credits
 from .enrol_desk import EnrolDesk
-from .feed import chunks
+from .feed import Feed
 from .flights import Flights
 from .greeting import Greeter
 from .intake import Intake
@@ -95,7 +95,7 @@ class Hub(Roster):
     ) -> None:
         """`oldest` as of `Roster`."""
         super().__init__(clock, oldest)
-        self._store, self._sign_request, self._blobs, self._died = store, sign, blobs, died
+        self._store, self._sign_request, self._died = store, sign, died
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.telemetry = asyncio.Condition()  # notified after samples and connections
@@ -112,6 +112,7 @@ class Hub(Roster):
             store, vault, keys, f"tcp://{listen}:{port + 1}", clock, self.reload_keys, self._broken
         )
         self.rotation = Rotation(store, signer, files, self)
+        self._feed = Feed(self, self.ledger, blobs)
         mine = (self._credits, self._intake, self.rotation)
         self._greeter = Greeter(self, store, clock, signer, *mine, self.ledger.now_ms)
         self._ticker: asyncio.Task[None] | None = None
@@ -165,7 +166,11 @@ class Hub(Roster):
     def send(self, peer: Peer, message: Message) -> None:
         """Queued; lost when the connection is no more. What must arrive is sent again by who must know."""
         if message.first <= peer.version:
-            self._router.send(peer.key, peer.route, encode(message, peer.version))
+            self.send_frames(peer, encode(message, peer.version))
+
+    def send_frames(self, peer: Peer, frames: list[bytes]) -> None:
+        """As `send`, of a message that was encoded before, in the version that this minion speaks."""
+        self._router.send(peer.key, peer.route, frames)
 
     def offend(self, peer: Peer, why: str) -> None:
         """Count a broken rule against a minion, and cut it off when there are too many."""
@@ -278,7 +283,7 @@ class Hub(Roster):
         elif peer.twin:
             self._refuse_twin(peer, message)
         elif isinstance(message, Fetch):
-            self._spawn(chunks(self, self.ledger, self._blobs, peer, message))
+            self._spawn(self._feed.give(peer, message))
         elif isinstance(message, Sign):
             self._spawn(self._sign(peer, message))
         elif isinstance(message, NextKey):

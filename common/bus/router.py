@@ -36,6 +36,7 @@ log = logging.getLogger("pgha.bus")
 _BATCH = 500
 _AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dealt with
 _MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
+_LARGE = 64 * 1024  # bytes of a frame that is not copied once more on its way out
 _UNFINISHED = 2 * _AHEAD  # bytes that a peer may send of a message that is not whole; much more than it has credit for
 _LOOK_S = 0.05  # memory that a message without end may fill until it is cut: so much time at the speed of its line
 
@@ -272,7 +273,7 @@ class Router:
                 router.send(route, zmq.SNDMORE | zmq.NOBLOCK)  # send_multipart() costs three times as much
                 for frame in frames[:-1]:
                     router.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
-                router.send(frames[-1], zmq.NOBLOCK)
+                router.send(frames[-1], zmq.NOBLOCK, copy=len(frames[-1]) < _LARGE)
             except (zmq.Again, zmq.ZMQError) as error:
                 log.debug("not sent to %s: %s", peer, error)
                 if error.errno == zmq.EHOSTUNREACH:

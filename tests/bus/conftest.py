@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import zmq
@@ -235,6 +235,8 @@ def join(master: Master, minion: Minion) -> Minion:
 class Stranger:
     """A peer that a test plays itself, with a key of its own; it may say anything on either port."""
 
+    open: ClassVar[set[Stranger]] = set()
+
     def __init__(self, master: Master, keys: KeyPair | None = None, *, enrolment: bool = False) -> None:
         self.keys = keys or new_key_pair()
         self.master = master
@@ -244,6 +246,7 @@ class Stranger:
         self.socket.curve_serverkey = public_from_text(master.fingerprint)
         self.socket.curve_secretkey, self.socket.curve_publickey = self.keys.private, self.keys.public
         self.socket.connect(f"tcp://127.0.0.1:{master.port + enrolment}")
+        self.open.add(self)
 
     @property
     def shown(self) -> str:
@@ -282,8 +285,15 @@ class Stranger:
         self.say(Event(epoch=epoch, seq=seq, jid=jid or new_job_id(), att=1, kind=kind, body=body))
 
     def close(self) -> None:
+        self.open.discard(self)
         self.socket.close(0)
         self._context.destroy(0)
+
+
+def pytest_sessionfinish() -> None:
+    """Those of tests that failed: a context that is forgotten with its socket waits for it, for ever."""
+    for one in list(Stranger.open):
+        one.close()
 
 
 @pytest.fixture
