@@ -33,6 +33,7 @@ from .roles import Groups, NotAllowed, Operator, allows, check
 log = logging.getLogger("pgha.control")
 
 REQUEST_LIMIT, OUTSIDER_LIMIT = 4 * 1024 * 1024, 64 * 1024
+FLUSH_BYTES = 64 * 1024
 ARRIVE_S = 10.0
 CONNECTIONS, CONNECTIONS_OF_ADMIN = 32, 512  # at once, of one user; of root and of the daemon's own user
 _EXIT_NOT_ALLOWED = 8
@@ -120,9 +121,11 @@ class Control:
                 writer.close()
                 return
             self._open[uid] += 1
-            serving = asyncio.create_task(_serve(verbs, desk, uid, reader, writer))
+            lines = _Lines(writer)
+            serving = asyncio.create_task(_serve(verbs, desk, uid, reader, lines))
             self._clients.add(serving)
             await asyncio.wait([serving])
+            lines.flush()
             self._clients.discard(serving)
             self._open[uid] -= 1
             if serving.cancelled():
@@ -149,31 +152,47 @@ class Control:
             await asyncio.sleep(0)  # what was said last is on its way
 
 
+class _Lines:
+    """What is said to one client. Lines that come at once go out at once."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer, self._text = writer, bytearray()
+
+    async def say(self, line: Any) -> None:  # Any: a Line
+        if not self._text:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._text += line.model_dump_json().encode() + b"\n"
+        if len(self._text) > FLUSH_BYTES:
+            self.flush()
+        await self._writer.drain()
+
+    def flush(self) -> None:
+        if self._text:
+            self._writer.write(bytes(self._text))
+            self._text.clear()
+
+
 async def _serve(
-    verbs: Mapping[str, tuple[Verb, Needs]],
-    desk: Desk,
-    uid: int,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
+    verbs: Mapping[str, tuple[Verb, Needs]], desk: Desk, uid: int, reader: asyncio.StreamReader, lines: _Lines
 ) -> None:
     try:
         operator = await desk.who(uid)
         name, args = parse(await _line(reader, REQUEST_LIMIT if operator.role else OUTSIDER_LIMIT))
         try:
             async for line in await _admit(verbs, desk, operator, name, args):
-                await _send(writer, line)
+                await lines.say(line)
         except NotAllowed as error:
             await desk.turned_away(operator, name, args, str(error))
             raise
     except NotAllowed as error:
-        await _send(writer, End(exit=_EXIT_NOT_ALLOWED, message=str(error)))
+        await lines.say(End(exit=_EXIT_NOT_ALLOWED, message=str(error)))
     except PghaError as error:
-        await _send(writer, End(exit=exit_code(error), message=str(error)))
+        await lines.say(End(exit=exit_code(error), message=str(error)))
     except ConnectionError:
         raise
     except Exception as error:
         log.exception("a request that cannot be served")
-        await _send(writer, End(exit=1, message=f"internal error: {type(error).__name__}; see the log of pgha-master"))
+        await lines.say(End(exit=1, message=f"internal error: {type(error).__name__}; see the log of pgha-master"))
 
 
 async def _admit(
@@ -220,11 +239,6 @@ def parse(text: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str) or not isinstance(args, dict):
         raise UserError('a request is one line of JSON: {"verb": "...", "args": {...}}')
     return name, args
-
-
-async def _send(writer: asyncio.StreamWriter, line: Any) -> None:  # Any: a Line
-    writer.write(line.model_dump_json().encode() + b"\n")
-    await writer.drain()
 
 
 def _peer(writer: asyncio.StreamWriter) -> int:

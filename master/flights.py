@@ -162,9 +162,9 @@ class Flights:
             log.log(level, "not stored, so not acknowledged: %s", error, exc_info=level == logging.ERROR and error)
 
 
-def payload(flight: Flight) -> bytes:
+def payload(document: Document, query: bool, blob: str) -> bytes:
     """What the store keeps, sealed, so that a master that was restarted can send the job again."""
-    kept = {"document": flight.job.document.decode(), "query": flight.job.query, "blob": flight.blob}
+    kept = {"document": document.text.decode(), "query": query, "blob": blob}
     return json.dumps(kept, separators=(",", ":")).encode()
 
 

@@ -156,7 +156,9 @@ class Ledger:
             )
             for node, document in documents.items()
         ]
-        stored = self._store.put_jobs([self._row(flight) for flight in flights], self._clock.now(), lazy=query)
+        kept = {document: payload(document, query, blob[0]) for document in set(documents.values())}
+        rows = [self._row(flight, kept[documents[flight.node]]) for flight in flights]
+        stored = self._store.put_jobs(rows, self._clock.now(), lazy=query)
         if query:
             stored.add_done_callback(lambda done: self._not_kept(flights) if done.exception() else None)
         else:
@@ -186,9 +188,9 @@ class Ledger:
             document=document.text,
         )
 
-    def _row(self, flight: Flight) -> JobRow:
+    def _row(self, flight: Flight, kept: bytes) -> JobRow:
         job = flight.job
-        sealed = self._seal.seal(payload(flight), job.jid.encode())
+        sealed = self._seal.seal(kept, job.jid.encode())
         about = (flight.operation, job.mode, job.cls, flight.what, "queued", job.not_after_ms)
         return JobRow(job.jid, job.att, flight.node, *about, sealed)
 
