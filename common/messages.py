@@ -115,7 +115,7 @@ class Welcome(Message):
     version: Counter = 1
     credit_bytes: Counter = 0
     signing_key: Annotated[bytes, Field(max_length=32)] = b""
-    session: Annotated[bytes, Field(max_length=32)] = b""
+    session: Annotated[bytes, Field(max_length=32, repr=False)] = b""
     signature: Signature = b""
 
 

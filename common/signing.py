@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgpack
@@ -33,11 +32,15 @@ class Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(load_private(path))
         self.public = self._key.public_key().public_bytes_raw()
 
-    def job(self, job: Job, session: bytes = b"", **changed: object) -> Job:
-        """With these fields changed. `session` is the key of the connection that it goes out on."""
-        text = _job({**vars(job), **changed})
+    def job(self, job: Job, session: bytes = b"") -> Job:
+        """`session` is the key of the connection that it goes out on."""
+        return self.job_now(job, session, job.ttl_ms, job.document)
+
+    def job_now(self, job: Job, session: bytes, ttl_ms: int, document: bytes) -> Job:
+        """As it is sent now: with so much time left, and with its document or without."""
+        text = _job(job, ttl_ms)
         signature = _code(text, session) if job.query and session else self._key.sign(text)
-        return job.model_copy(update={**changed, "signature": signature})
+        return job.model_copy(update={"ttl_ms": ttl_ms, "document": document, "signature": signature})
 
     def welcome(self, welcome: Welcome, nonce: bytes) -> Welcome:
         named = welcome.model_copy(update={"signing_key": self.public})
@@ -55,7 +58,7 @@ class Verifier:
         self._key, self._session = Ed25519PublicKey.from_public_bytes(public), session
 
     def job(self, job: Job) -> bool:
-        text = _job(vars(job))
+        text = _job(job, job.ttl_ms)
         if job.query and self._session:
             return hmac.compare_digest(job.signature, _code(text, self._session))
         return self._good(job.signature, text)
@@ -74,13 +77,9 @@ class Verifier:
         return True
 
 
-_JOB_FIELDS = (
-    "jid", "att", "minion", "mepoch", "cls", "mode", "query", "not_after_ms", "ttl_ms", "sha256", "size",
-)  # fmt: skip
-
-
-def _job(fields: Mapping[str, object]) -> bytes:
-    return _text(b"pgha job", *(fields[name] for name in _JOB_FIELDS))
+def _job(job: Job, ttl_ms: int) -> bytes:
+    fields = (job.jid, job.att, job.minion, job.mepoch, job.cls, job.mode, job.query, job.not_after_ms, ttl_ms)
+    return _text(b"pgha job", *fields, job.sha256, job.size)
 
 
 def _code(text: bytes, session: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Gives a minion the pieces it fetches: a large document of its own open job, or the blob that one names. No others.
 
-A file that goes to many is read, opened and packed once for all who ask for it at about the same time.
+A file that goes to many is read, opened and packed once for all who ask for it within half a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .peers import Peer
 
 REFUSED_COST = 8.0  # to ask for what one may not have costs more than to fetch
-_KEPT = 32  # pieces: 4 MiB
+_KEPT, _KEPT_S = 32, 30.0  # pieces: 4 MiB, in clear
 
 
 class Sender(Protocol):
@@ -62,7 +62,7 @@ class Feed:
         return None
 
     def _read(self, version: int, sha256: str, offset: int) -> asyncio.Task[_Piece]:
-        """Once for all who ask at about the same time; what failed is tried again by who asks next."""
+        """Once for all who ask soon after each other; what failed is tried again by who asks next."""
         key = version, sha256, offset
 
         async def read() -> _Piece:
@@ -76,6 +76,7 @@ class Feed:
         if task is None:
             task = self._pieces[key] = asyncio.create_task(read())
             task.add_done_callback(forget_failure)
+            asyncio.get_running_loop().call_later(_KEPT_S, self._pieces.pop, key, None)
             if len(self._pieces) > _KEPT:
                 self._pieces.popitem(last=False)
         return task

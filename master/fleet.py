@@ -19,8 +19,8 @@ from ..common.results import Outcome, ResourceResult, Status
 from ..states.kinds import encode
 from ..states.resource import AnyResource
 from .flights import Document, Flight, News, Output, is_last
+from .following import SILENT
 from .jobs import OPEN
-from .ledger import SILENT
 from .operations import Operation
 from .progress import NodeDone, Resource
 from .progress import Output as OutputLine
@@ -92,7 +92,7 @@ class Fleet:
     ) -> dict[str, Answer]:
         """Plan or apply on all the given nodes side by side, on each its own of the documents."""
         self._insist()
-        flights = await self._hub.ledger.order(
+        flights = await self._order(
             {
                 node: Document.of({"documents": list(documents[node]), "resources": encode(resources[node])})
                 for node in resources
@@ -124,22 +124,20 @@ class Fleet:
         def document(words: tuple[str, ...]) -> Document:
             return Document.of({"function": function, "arguments": words, "timeout_s": timeout_s, **file})
 
-        left_out = self._left_out(function, arguments, refuse=show)
-        if show:
-            for answer in left_out.values():
-                await self._operation.emit(answer.line())
         self._insist()
+        left_out = self._left_out(function, arguments, refuse=show)
         asked = {node: document(tuple(words)) for node, words in arguments.items() if node not in left_out}
         about: Any = {"what": function, "operation": self._operation.id, "timeout_s": timeout_s + GRACE_S, "blob": blob}
         try:
-            flights = await self._hub.ledger.order(asked, "call", query=FUNCTIONS[function].query, **about)
+            flights = await self._order(asked, "call", query=FUNCTIONS[function].query, **about)
         except PghaError as error:
             if not show:
                 raise
-            refused = {node: Answer(node, "refused", message=str(error)) for node in asked}
-            for answer in refused.values():
+            flights = []
+            left_out |= {node: Answer(node, "refused", message=str(error)) for node in asked}
+        if show:
+            for answer in left_out.values():
                 await self._operation.emit(answer.line())
-            return left_out | refused
         answers = [(Answer(flight.node), flight) for flight in flights]
         return left_out | await self._follow(answers, SHOW if show else "", silence_s)
 
@@ -156,6 +154,9 @@ class Fleet:
     async def attach(self, under_way: Sequence[tuple[Answer, Flight]], silence_s: float) -> dict[str, Answer]:
         """Go on with jobs that were ordered before this master was started, as `call` does with `show`."""
         return await self._follow(under_way, SHOW, silence_s)
+
+    async def _order(self, documents: Mapping[str, Document], mode: Mode, **about: Any) -> list[Flight]:
+        return await self._hub.ledger.order(documents, mode, wanted=lambda: not self._operation.cancelled_by, **about)
 
     def _insist(self) -> None:
         """Raises Failed when nothing more is to begin."""

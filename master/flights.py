@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections import defaultdict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -68,11 +68,9 @@ class Flight:
     resend: bool = True
     cancelled: bool = False  # somebody asked for its end
     output_bytes: int = 0
-    patience_s: float | None = None  # of who follows it: with a minion that says nothing for so long
-    followed: float = 0.0  # since then, monotonic
     answered: bool = False  # a query's answer is being stored
     told: deque[News] = field(default_factory=deque)  # what nobody has read yet
-    reader: asyncio.Queue[tuple[Flight, News]] | None = None  # of who follows it, among others maybe
+    readers: list[Reader] = field(default_factory=list)
     key: tuple[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,16 +78,22 @@ class Flight:
 
     def tell(self, news: News) -> None:
         """Whoever follows it gets this, now or when somebody does."""
-        if self.reader is None:
+        if not self.readers:
             self.told.append(news)
-        else:
-            self.reader.put_nowait((self, news))
+        for reader in self.readers:
+            reader(self, news)
 
-    def read(self, reader: asyncio.Queue[tuple[Flight, News]] | None) -> None:
-        """From now on all goes there, with what nobody has read yet; None: nobody follows it any more."""
-        self.reader = reader
-        while reader is not None and self.told:
-            reader.put_nowait((self, self.told.popleft()))
+    def read(self, reader: Reader) -> None:
+        """From now on it is told there, too; and first what nobody has read yet."""
+        self.readers.append(reader)
+        while self.told:
+            reader(self, self.told.popleft())
+
+    def leave(self, reader: Reader) -> None:
+        self.readers.remove(reader)
+
+
+Reader = Callable[[Flight, News], None]
 
 
 def is_last(news: News) -> bool:

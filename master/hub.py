@@ -237,6 +237,9 @@ class Hub(Roster):
             return
         if isinstance(message, Hello | Lost):  # they speak of what comes after the events that came before them
             self._intake.streams([(peer, heard.streams.pop(peer.name, []))])
+        elif isinstance(message, Refuse):  # of what was asked again, after it had been answered
+            self._intake.answers(heard.answers)
+            heard.answers = []
         if not self.charge(peer, cost(message, size)):
             return
         if isinstance(message, Answer) and received.route == peer.route:

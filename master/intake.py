@@ -117,7 +117,6 @@ class Intake:
             text = message.outcome.decode()
             outcome = Outcome.model_validate(read_json(text))
             lines = [json.dumps({"stream": stream, "text": said}) for stream, said in message.out]
-            text.encode()
         except Exception as error:  # noqa: BLE001 - whatever a message breaks, it is its sender's offence
             self._exchange.offend(peer, f"an ANSWER that cannot be read: {type(error).__name__}")
             return None
@@ -244,7 +243,7 @@ class Intake:
         self._flights.spawn(keep())
 
     def _settle(self, peer: Peer, high: int) -> None:
-        """Rule 5."""
+        """Rule 3."""
         if peer.caught_up_at is None or high < peer.caught_up_at:
             return
         peer.caught_up_at = None

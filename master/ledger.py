@@ -15,23 +15,23 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..common.clock import Clock
-from ..common.errors import PghaError, Refused
+from ..common.errors import BusError, PghaError, Refused
 from ..common.failpoint import reach
 from ..common.messages import INLINE_BYTES, Cancel, Job, JobClass, Message, Mode
 from ..common.names import new_job_id
 from ..common.signing import Signer
 from .blobs import Seal
-from .flights import Document, Flight, Flights, News, is_last, payload
+from .flights import Document, Flight, Flights, News, payload
+from .following import SILENT, Following
 from .peers import Peer
 from .store import JobRow, Store
 
 log = logging.getLogger("pgha.ledger")
 
-SILENT = "silent"  # told to who follows a job, and no state of it
 RESEND_S = 5.0
 OVERDUE_S = 10.0  # a minion ends its jobs by itself; what it no longer names comes to nothing after that
 AWAY_S = 60.0  # and so long after it was heard of last: it may be on its way back with the end of the job
@@ -57,6 +57,7 @@ class Ledger:
     ) -> None:
         self._store, self._seal, self._signer, self._clock = store, seal, signer, clock
         self._exchange, self._flights = exchange, flights
+        self._followings: list[Following] = []
         self._epoch = 0
         self._offset = clock.now() - clock.monotonic()
         self._ticked = self._listening = clock.monotonic()  # since then, without a break
@@ -135,11 +136,12 @@ class Ledger:
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[Flight]:
         """Queue a job for each of these minions, in one commit; each is sent as soon as its minion is connected.
 
-        `blob` is the SHA-256 and size of a file that the call may fetch. Raises Refused while one of them is held;
-        then nothing has been ordered.
+        `blob` is the SHA-256 and size of a file that the call may fetch. They are cancelled when they are not `wanted`
+        any more once they are stored. Raises Refused while one of them is held; then nothing has been ordered.
         """
         for node in documents:
             if why := self._exchange.held(node, what):
@@ -165,12 +167,20 @@ class Ledger:
             try:
                 await stored
             except asyncio.CancelledError:  # their rows are stored all the same, and nobody would ever send or end them
-                for flight in flights:
-                    self._flights.move(flight, "withdrawn", "cancelled before it was sent")
+                self._withdraw(flights)
                 raise
         for flight in flights:
-            self._begin(flight)
+            self._flights.add(flight)
+        if wanted():
+            for flight in flights:
+                self._begin(flight)
+        else:
+            self._withdraw(flights)
         return flights
+
+    def _withdraw(self, flights: Iterable[Flight]) -> None:
+        for flight in flights:
+            self._flights.move(flight, "withdrawn", "cancelled before it was sent")
 
     def _job(self, node: str, mode: Mode, document: Document, timeout_s: float, query: bool) -> Job:
         return Job(
@@ -202,7 +212,6 @@ class Ledger:
             flight.tell("cancelled")
 
     def _begin(self, flight: Flight) -> None:
-        self._flights.add(flight)
         if flight.job.query:
             self.push(flight)
             return
@@ -215,35 +224,20 @@ class Ledger:
 
         A job that never left this host is withdrawn: what was given up here must not begin later there.
         """
-        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
-        for flight in flights:
-            flight.followed, flight.patience_s = self._clock.monotonic(), silence_s
-            flight.read(reader)
+        following = Following(flights, self._clock.monotonic(), silence_s)
+        self._followings.append(following)
         try:
-            left = len(flights)
-            while left:
-                flight, news = await reader.get()
-                if flight.reader is not reader:
-                    continue  # it was given up a moment before this came
-                if news == SILENT or is_last(news):
-                    self._leave(flight)
-                    left -= 1
-                yield flight, news
+            while not following.over:
+                yield await following.next()
         finally:
-            for flight in flights:
-                self._leave(flight)
+            self._followings.remove(following)
+            following.close()
 
-    def _leave(self, flight: Flight) -> None:
-        flight.patience_s = None
-        flight.read(None)
-
-    def _lost_patience(self, flight: Flight, now: float) -> bool:
+    def _lost_patience(self, following: Following, flight: Flight, now: float) -> bool:
         """Whether who follows it has waited long enough. While this end is behind with listening, nobody is silent."""
-        if flight.patience_s is None:
-            return False
         peer = self._exchange.peer(flight.node)
-        heard = max(peer.last_heard if peer else 0.0, flight.followed, self._listening)
-        return now - heard > flight.patience_s
+        heard = max(peer.last_heard if peer else 0.0, following.since, self._listening)
+        return now - heard > following.patience_s
 
     async def cancel(self, flight: Flight) -> None:
         """End it: here when it never left this host, else where it runs."""
@@ -262,24 +256,38 @@ class Ledger:
     # ---- time
 
     async def tick(self) -> None:
-        """Once a second: send again, and end what is overdue."""
+        """Once a second: send again, and end what is overdue. What the store does not take now, it is asked again."""
         now = self._clock.monotonic()
         if now - self._ticked > LATE_S:
             self._listening = now
         self._ticked = now
+        for following in list(self._followings):
+            for flight in following.waiting():
+                if self._lost_patience(following, flight, now):
+                    await self._guarded(self._give_up(following, flight))
         for flight in self._flights.all():
             if self._named(flight):
                 flight.named = now
-            if self._lost_patience(flight, now):
-                flight.patience_s = None
-                if not flight.sent:
-                    text = "its minion is not connected; nothing was sent"
-                    await self._flights.move(flight, "withdrawn", text)
-                flight.tell(SILENT)
             if self._overdue(flight, now):
-                await self._flights.move(flight, "overdue" if flight.sent else "deadline", "its deadline has passed")
+                word = "overdue" if flight.sent else "deadline"
+                await self._guarded(self._flights.move(flight, word, "its deadline has passed"))
             elif now >= flight.next_send:
                 self.push(flight)
+
+    async def _guarded(self, work: Awaitable[object]) -> None:
+        """What becomes of one job holds up no other."""
+        try:
+            await work
+        except PghaError as error:
+            log.error("jobs cannot be written down now: %s", error)
+
+    async def _give_up(self, following: Following, flight: Flight) -> None:
+        try:
+            if not flight.sent:
+                text = "its minion is not connected; nothing was sent"
+                await self._flights.move(flight, "withdrawn", text)
+        finally:
+            following.tell(flight, SILENT)
 
     def _named(self, flight: Flight) -> bool:
         peer = self._exchange.peer(flight.node)
@@ -309,7 +317,10 @@ class Ledger:
             flight.sent = True
             job, left_ms = flight.job, max(0, flight.job.not_after_ms - self.now_ms())
             inline = job.document if job.size <= INLINE_BYTES or peer.version < 2 else b""
-            self._exchange.send(peer, self._signer.job(job, peer.session, ttl_ms=left_ms, document=inline))
+            try:
+                self._exchange.send(peer, self._signer.job_now(job, peer.session, left_ms, inline))
+            except BusError as error:  # it will never fit
+                self._flights.move(flight, "refuse", str(error))
 
 
 def _mode(text: str) -> Mode:

@@ -55,7 +55,7 @@ class Peer:
     address: str = ""
     version: int = 1
     epoch: str = ""
-    session: bytes = b""  # key of that connection; queries are authenticated with it
+    session: bytes = field(default=b"", repr=False)  # key of that connection; queries are authenticated with it
     heard: float = float("-inf")  # on a connection that it still has
     left: float = float("-inf")  # it was heard of last on one that it has no more
     beat: bool = False  # a PING has come on this connection

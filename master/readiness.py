@@ -93,14 +93,22 @@ class Readiness:
         told when it was made is as old as it.
         """
         answers = await self.fleet.call("facts", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
-        told = {name: answer.outcome.data for name, answer in answers.items() if answer.ok and answer.outcome}
-        return {name: known for name, data in told.items() if (known := self._facts(name, data)) is not None}
+        facts = {}
+        for name, answer in answers.items():
+            if answer.ok and answer.outcome and (known := self._facts(name, answer.outcome.data)) is not None:
+                facts[name] = known
+        return facts
 
     def _facts(self, name: str, data: Mapping[str, object]) -> HostFacts | None:
+        """These are what is built from, too."""
+        peer = self.master.hub.peers.get(name)
         try:
-            return HostFacts.model_validate(data)
+            known = HostFacts.model_validate(data)
         except ValidationError:  # a minion of another version
             return self.master.hub.facts(name)
+        if peer is not None:
+            peer.facts = known
+        return known
 
     def _clock_offsets(self, names: Sequence[str]) -> dict[str, float]:
         now, mono = self.master.clock.now(), self.master.clock.monotonic()

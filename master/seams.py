@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from ..common.clock import Clock
@@ -33,6 +33,7 @@ class Road(Protocol):
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
+        wanted: Callable[[], bool] = ...,
     ) -> list[Flight]: ...
 
     def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]: ...

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..common.cluster import Cluster, Node
@@ -31,7 +31,7 @@ from ..states.kinds import decode
 from ..states.resource import AnyResource
 from . import health
 from .flights import Document, Flight, News, is_last
-from .ledger import SILENT
+from .following import SILENT, Following
 from .operations import Operation, Operations
 from .peers import Peer
 from .progress import End
@@ -149,6 +149,7 @@ class SimulatedHub:
         timeout_s: float,
         query: bool = False,
         blob: tuple[str, int] = ("", 0),
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[Flight]:
         cls = "call" if mode == "call" else "state"
         values = {"att": 1, "mepoch": 1, "cls": cls, "mode": mode, "not_after_ms": 1, "ttl_ms": 1}
@@ -161,20 +162,19 @@ class SimulatedHub:
         return flights
 
     async def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]:
-        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
+        following = Following(flights, self._clock.monotonic(), silence_s)
         loop, patience = asyncio.get_running_loop(), dict[tuple[str, int], asyncio.TimerHandle]()
+
+        def wait(flight: Flight) -> None:
+            patience[flight.key] = loop.call_later(silence_s, following.tell, flight, SILENT)
+
         for flight in flights:
-            flight.read(reader)
-            patience[flight.key] = loop.call_later(silence_s, flight.tell, SILENT)
-        while patience:
-            flight, news = await reader.get()
-            if flight.key not in patience:
-                continue
+            wait(flight)
+        while not following.over:
+            flight, news = await following.next()
             patience[flight.key].cancel()
-            if news == SILENT or is_last(news):
-                del patience[flight.key]
-            else:
-                patience[flight.key] = loop.call_later(silence_s, flight.tell, SILENT)
+            if news != SILENT and not is_last(news):
+                wait(flight)
             yield flight, news
 
     async def cancel(self, flight: Flight) -> None:

@@ -1,7 +1,8 @@
 """What becomes of a JOB and of a CANCEL: taken once, refused with the reason, or answered.
 
 Rules:
-1. A job is taken only from who has signed it, for this minion, in the newest run of the master, before its deadline.
+1. A job is taken only when it was signed, a query when it has the code of this session: for this minion, in the newest
+   run of the master, before its deadline.
 2. The journal has it before it is accepted. One that was seen before is accepted again, and not started again.
 3. A query only reads: it is answered, and not journaled.
 """

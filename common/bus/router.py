@@ -3,7 +3,7 @@
 Rules it keeps, each of which was broken by somebody once:
 1. A ROUTER never serves without its ZAP handler: the handler is bound first, in the same thread, the domain is
    enforced, and a self-test with a random key must be refused before `start` returns.
-2. A peer is the User-Id that ZAP gave to its key; the routing id is only where to send.
+2. A peer is the User-Id that ZAP gave to its key; the routing id is only where to send. Who chooses one is cut.
 3. Every frame in and out is checked against the live admission, so a revoked peer is deaf and mute at once.
 4. No send ever blocks, no socket lingers. What must not be lost is in the caller's spool.
 5. The thread of a ROUTER never ends silently: whoever serves through it is told, and must end, too.
@@ -38,7 +38,7 @@ _AHEAD = 4 * 1024 * 1024  # bytes that are read before those before them are dea
 _MESSAGE = 2048  # bytes that a message counts for beside its frames: it takes time, too
 _LARGE = 64 * 1024  # bytes of a frame that is not copied once more on its way out
 _UNFINISHED = 2 * _AHEAD  # bytes that a peer may send of a message that is not whole; much more than it has credit for
-_LOOK_S = 0.05  # memory that a message without end may fill until it is cut: so much time at the speed of its line
+_LOOK_S = 0.05  # 200 connections each time; how long a message without end may fill memory, at the speed of its line
 
 
 class Received(NamedTuple):
@@ -292,18 +292,18 @@ class Router:
             while parts[-1].more:
                 parts.append(router.recv(zmq.NOBLOCK, copy=False))
             peer = str(parts[-1].get("User-Id"))
-            known = address = self._wires.said(route)
+            address, admitted = self._wires.said(route), _given_here(route) and self._admission.still(peer)
             if address is None:
                 address = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
                 with contextlib.suppress(ValueError, zmq.ZMQError):
                     self._wires.learn(route, peer, address, int(parts[-1].get("__fd")))
-            if self._admission.still(peer):
+                if not admitted:  # its peer was turned out before it said anything, or has chosen this route itself
+                    self._wires.cut(route)
+            if admitted:
                 frames = [part.bytes for part in parts]
                 size = _MESSAGE + sum(map(len, frames))
                 batch.append(Received(peer, route, address, frames, size))
                 room -= size
-            elif known is None:
-                self._wires.cut(route)  # a connection that had said nothing when its peer was turned out
         if batch:
             self._given += sum(received.size for received in batch)
             self._deliver(batch)
@@ -328,3 +328,8 @@ class Router:
         finally:
             dealer.close(0)
             context.destroy(0)
+
+
+def _given_here(route: bytes) -> bool:
+    """Whether libzmq made that routing id. One that a peer has chosen could be that of a connection it had before."""
+    return len(route) == 5 and route[0] == 0

@@ -129,12 +129,8 @@ class Jobs(Writer):
         """How far that stream is stored."""
         return await self.read(lambda db: _high_water(db, node, epoch))
 
-    def add_events(self, node: str, epoch: str, events: Sequence[EventRow], at: float) -> asyncio.Future[Stored]:
-        """Store those that are next; what was stored before, or comes after a gap, changes nothing."""
-        return self.submit(lambda db: _add_events(db, Piece(node, epoch, events), at))
-
     def add_pieces(self, pieces: Sequence[Piece], at: float) -> asyncio.Future[list[Stored]]:
-        """As `add_events` for each of them, in one go."""
+        """Store of each the events that are next; what was stored before, or comes after a gap, changes nothing."""
         return self.submit(lambda db: [_add_events(db, piece, at) for piece in pieces])
 
     def lose_events(self, node: str, epoch: str, first: int, last: int, at: float) -> asyncio.Future[int]:

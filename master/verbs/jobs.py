@@ -15,7 +15,7 @@ from .. import jobs
 from ..control import Arguments, Request
 from ..fleet import output
 from ..flights import Flight, Output, is_last
-from ..ledger import SILENT
+from ..following import SILENT
 from ..progress import End, NodeDone, Note
 from ..progress import Output as OutputLine
 from ..runs import RunRequest, tally

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 from pgha.common.bus import Admission, Dialer, Received, Router
+from pgha.common.bus.options import minion_socket
 from pgha.common.keys import KeyPair, new_key_pair, public_text
 from pgha.common.messages import Welcome
 from pgha.tests.bus.conftest import Master, Stranger, until
@@ -62,6 +63,27 @@ def test_what_is_sent_before_the_router_has_started_keeps_no_later_answer_back(e
             echo.router.send("nobody", b"nowhere", [b"header", b"too early"])
         echo.router.start()
         assert asyncio.run(echo.answers())
+
+
+def test_who_chooses_the_name_of_its_line_is_cut_and_not_heard() -> None:
+    """It could be that of a line which was cut before."""
+    with closing(Echo()) as echo, zmq.Context() as context:
+        echo.router.start()
+        dealer = minion_socket(context.socket(zmq.DEALER), echo.server.public, echo.mine)
+        dealer.setsockopt(zmq.ROUTING_ID, b"alice")
+        ends = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        try:
+            dealer.connect(f"tcp://127.0.0.1:{echo.router.port}")
+            assert dealer.poll(5000, zmq.POLLOUT)
+            dealer.send_multipart([b"header", b"question"])
+            assert ends.poll(5000)
+            assert not dealer.poll(0)
+            assert echo.heard == []
+            assert asyncio.run(echo.answers())
+        finally:
+            dealer.disable_monitor()
+            ends.close(0)
+            dealer.close(0)
 
 
 # ---- a message that has no end

@@ -24,7 +24,7 @@ from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
 from pgha.common.sqlite import Connection, open_database
 from pgha.master import jobs
-from pgha.master.store import EventRow, JobRow
+from pgha.master.store import EventRow, JobRow, Piece
 from pgha.master.store.jobs import Jobs
 from pgha.master.store.schema import STEPS
 from pgha.minion.journal import Journal
@@ -266,12 +266,13 @@ class Bus(RuleBasedStateMachine):
                 self.know(message.jid)
             word = jobs.arrived(message.kind, message.body)
             row = EventRow(message.seq, message.jid, 1, message.kind, message.body.decode(), word)
-            kept: Any = self.store.add_events("n1", message.epoch, [row], 1.0)
-            if kept.value.hw < message.seq - 1:
-                self.say(Resync(epoch=message.epoch, from_seq=kept.value.hw + 1))
+            kept: Any = self.store.add_pieces([Piece("n1", message.epoch, [row])], 1.0)
+            high = kept.value[0].hw
+            if high < message.seq - 1:
+                self.say(Resync(epoch=message.epoch, from_seq=high + 1))
             else:
-                self.say(Ack(epoch=message.epoch, seq=kept.value.hw))
-                self.settle(kept.value.hw)
+                self.say(Ack(epoch=message.epoch, seq=high))
+                self.settle(high)
         elif isinstance(message, Lost):
             raise AssertionError("nothing was ever forgotten, and something is told as lost")
         else:

@@ -480,6 +480,58 @@ def test_an_order_that_is_cancelled_while_it_is_stored_leaves_nothing_queued(tmp
     assert at_a_desk(tmp_path, work) == [("cancelled", "cancelled before it was sent")]
 
 
+def test_jobs_that_nobody_wants_any_more_when_they_are_stored_are_not_sent(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[Any]:
+        about: Any = {"what": "cmd", "operation": "OP", "timeout_s": 5.0, "wanted": lambda: False}
+        flights = await desk.ledger.order({"n1": Document.of({})}, "call", **about)
+        news = [news async for _, news in desk.ledger.follow(flights)]
+        return [news, desk.hands.sent, desk.ledger.flights(), [row[1] for row in await desk.store.jobs("OP")]]
+
+    assert at_a_desk(tmp_path, work) == [["cancelled"], [], [], ["cancelled"]]
+
+
+def test_a_job_that_fits_no_message_is_refused_and_the_others_are_sent(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[Any]:
+        def send(peer: Peer, message: Message) -> None:
+            if peer.name == "n2":
+                raise BusError("JOB has 600000 bytes")
+            sent.append(peer.name)
+
+        sent: list[str] = []
+        peers = {name: Peer(name, heard=1000.0) for name in ("n1", "n2", "n3")}
+        vars(desk.hands).update(send=send, peer=peers.get)
+        documents = dict.fromkeys(peers, Document.of({}))
+        flights = await desk.ledger.order(documents, "call", what="cmd", operation="OP", timeout_s=5.0)
+        news = [news async for _, news in desk.ledger.follow([flights[1]])]
+        return [sent, news, flights[1].message, [flight.node for flight in desk.ledger.flights()]]
+
+    assert at_a_desk(tmp_path, work) == [["n1", "n3"], ["refused"], "JOB has 600000 bytes", ["n1", "n3"]]
+
+
+def test_who_waits_for_a_silent_minion_is_told_though_the_store_refuses_to_write(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> list[Any]:
+        desk.hands.there = False
+        desk.hands.n1.leave()
+        flight = await desk.order(timeout_s=600)
+
+        def refuse(*args: Any) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(HostError("the disk is full"))
+            return future
+
+        vars(desk.store)["move_job"] = refuse
+
+        async def wait() -> list[Any]:
+            return [news async for _, news in desk.ledger.follow([flight], 5.0)]
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        await desk.after(10)
+        return await asyncio.wait_for(waiting, 5)
+
+    assert at_a_desk(tmp_path, work) == ["silent"]
+
+
 def test_a_deadline_of_a_clock_that_was_years_ahead_is_no_reason_to_wait_for_years(tmp_path: Path) -> None:
     async def work(first: Desk) -> bool:
         await first.order("accept", timeout_s=10 * 365 * 86400)

@@ -14,7 +14,8 @@ from pgha.common.messages import Job
 from pgha.common.names import new_job_id
 from pgha.common.results import Outcome
 from pgha.master import resumption
-from pgha.master.flights import Document, Flight, News, Output, is_last
+from pgha.master.flights import Document, Flight, News, Output
+from pgha.master.following import Following
 from pgha.master.observed import ClusterHealth
 from pgha.master.operations import Operation, Operations
 from pgha.master.peers import Peer
@@ -67,14 +68,9 @@ class Minions:
         flight.tell(Outcome(ok=ok, seconds=1.0))
 
     async def follow(self, flights: Sequence[Flight], silence_s: float = 60.0) -> AsyncIterator[tuple[Flight, News]]:
-        reader: asyncio.Queue[tuple[Flight, News]] = asyncio.Queue()
-        for flight in flights:
-            flight.read(reader)
-        left = len(flights)
-        while left:
-            flight, news = await reader.get()
-            left -= is_last(news)
-            yield flight, news
+        following = Following(flights, 0.0, silence_s)
+        while not following.over:
+            yield await following.next()
 
     async def cancel(self, flight: Flight) -> None: ...
 

@@ -50,7 +50,7 @@ def said(seq: int, kind: str = "out", body: str = "{}", jid: str = ONE, word: st
 async def event(
     store: Store, seq: int, kind: str = "out", *, node: str = "n1", epoch: str = "e", jid: str = ONE
 ) -> int:
-    return (await store.add_events(node, epoch, [said(seq, kind, jid=jid)], 5.0)).hw
+    return (await store.add_pieces([Piece(node, epoch, [said(seq, kind, jid=jid)])], 5.0))[0].hw
 
 
 async def state_of(store: Store) -> list[str]:
@@ -135,7 +135,7 @@ def test_a_piece_of_a_stream_is_stored_as_far_as_it_fits(tmp_path: Path) -> None
     async def work(store: Store) -> tuple[int, dict[int, str]]:
         await job(store)
         await event(store, 1, "started")
-        stored = await store.add_events("n1", "e", [said(1), said(2), said(3, "done"), said(5)], 5.0)
+        (stored,) = await store.add_pieces([Piece("n1", "e", [said(1), said(2), said(3, "done"), said(5)])], 5.0)
         return stored.hw, stored.states
 
     assert using(tmp_path, work) == (3, {2: "started", 3: "done"})
@@ -210,7 +210,7 @@ def test_another_node_settles_nothing_and_leaves_no_trace(tmp_path: Path) -> Non
 def test_an_end_that_is_known_is_final_whatever_was_on_its_way(tmp_path: Path, late: str) -> None:
     async def work(store: Store) -> list[str]:
         await job(store)
-        done = store.add_events("n1", "e", [said(1, "done")], 5.0)
+        done = store.add_pieces([Piece("n1", "e", [said(1, "done")])], 5.0)
         await asyncio.gather(done, store.move_job(ONE, 1, "n1", late, "its deadline", 9.0))
         await event(store, 2, "failed")
         return await state_of(store)
@@ -257,7 +257,7 @@ def test_jobs_that_this_store_does_not_know_are_taken_down_up_to_a_limit(
 ) -> None:
     async def work(store: Store) -> list[object]:
         strays = [said(n, kind, jid=f"01ARZ3NDEKTSV4RRFFQ69G{n:04d}") for n in range(1, most + 20)]
-        await store.add_events("n1", "e", strays, 5.0)
+        await store.add_pieces([Piece("n1", "e", strays)], 5.0)
         return await store.read(
             lambda db: db.execute("select state, count(*) from jobs where operation='' group by state").fetchall()
         )
