@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 from pgha.common.bus import Admission, Dialer, Received, Router
-from pgha.common.bus.options import minion_socket
+from pgha.common.bus.options import common_options, minion_socket
 from pgha.common.keys import KeyPair, new_key_pair, public_text
 from pgha.common.messages import Welcome
 from pgha.tests.bus.conftest import Master, Stranger, until
@@ -84,6 +84,14 @@ def test_who_chooses_the_name_of_its_line_is_cut_and_not_heard() -> None:
             dealer.disable_monitor()
             ends.close(0)
             dealer.close(0)
+
+
+def test_the_heartbeats_of_zeromq_are_off_since_they_can_end_a_process() -> None:
+    """`test_bad_lines` ended a master in one of ten runs on a busy machine while they were on: libzmq issue 4364."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        common_options(dealer)
+        assert dealer.getsockopt(zmq.HEARTBEAT_IVL) == 0
+        assert dealer.getsockopt(zmq.TCP_KEEPALIVE) == 1
 
 
 # ---- a message that has no end
