@@ -11,10 +11,6 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .server import Master
 
 log = logging.getLogger("pgha.limits")
 
@@ -72,10 +68,10 @@ def take_all() -> None:
         log.warning("the limit of open files cannot be raised to %d: %s", most, error)
 
 
-def warnings(master: Master) -> list[str]:
+def warnings(minions: int) -> list[str]:
     """For `status`: what there is to say now, the most urgent first."""
     seen = look()
-    return [text for text in (full(seen), scarce(seen, len(master.hub.accepted()))) if text]
+    return [text for text in (full(seen), scarce(seen, minions)) if text]
 
 
 class Watch:
@@ -95,9 +91,9 @@ class Watch:
         self._scarce = bool(text)
 
 
-async def watch(master: Master) -> None:
-    """Look every few seconds, until cancelled."""
+async def watch(minions: Callable[[], int]) -> None:
+    """Look every few seconds, until cancelled. `minions` tells how many are accepted now."""
     told = Watch()
     while True:
-        told.see(look(), len(master.hub.accepted()))
+        told.see(look(), minions())
         await asyncio.sleep(EVERY_S)

@@ -87,7 +87,7 @@ class Master:
         await self.hub.start()
         resumption.go_on(self, recalled)
         tidy = retention.keep_tidy(self.store, self.clock, self._keep)
-        works = (limits.watch(self), tidy, self._tidy(), self._watchdog())
+        works = (limits.watch(lambda: len(self.hub.accepted())), tidy, self._tidy(), self._watchdog())
         self._beside = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:

@@ -80,7 +80,7 @@ async def status(master: Master, request: Request) -> AsyncIterator[Any]:
     if wanted and wanted not in master.clusters:
         known = ", ".join(sorted(master.clusters)) or "none yet"
         raise UserError(f"no cluster {wanted!r} has been applied by this master; applied: {known}")
-    for text in limits.warnings(master):
+    for text in limits.warnings(len(master.hub.accepted())):
         yield Note(level="warning", text=text)
     if wanted:
         yield End(data=_view(master, wanted))
