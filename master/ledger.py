@@ -143,6 +143,8 @@ class Ledger:
         `blob` is the SHA-256 and size of a file that the call may fetch. They are cancelled when they are not `wanted`
         any more once they are stored. Raises Refused while one of them is held; then nothing has been ordered.
         """
+        if not documents:
+            return []
         for node in documents:
             if why := self._exchange.held(node, what):
                 raise Refused(f"{node}: {why}")
