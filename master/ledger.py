@@ -182,6 +182,7 @@ class Ledger:
 
     def _withdraw(self, flights: Iterable[Flight]) -> None:
         for flight in flights:
+            flight.resend = False  # nor by a tick that comes before this is stored
             self._flights.move(flight, "withdrawn", "cancelled before it was sent")
 
     def _job(self, node: str, mode: Mode, document: Document, timeout_s: float, query: bool) -> Job:
