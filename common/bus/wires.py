@@ -31,6 +31,7 @@ class _Wire:
     inode: int
     base: int = 0
     spoke: bool = False  # since it was looked at
+    route: bytes = b""  # of what it has said
 
 
 class _Route(NamedTuple):
@@ -75,7 +76,9 @@ class Wires:
             wire = self._watch(descriptor)
         except OSError:
             return
-        wire.spoke = True
+        if wire.route and wire.route != route:
+            return  # another's by now: what is still read of the route comes from one that is gone
+        wire.spoke, wire.route = True, route
         self._routes[route] = _Route(peer, address, wire)
         if len(self._routes) > _ROUTES:
             self._routes.popitem(last=False)
