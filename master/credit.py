@@ -15,7 +15,7 @@ MOST, LEAST = 256, 8  # events
 ALL = 40_000  # events that all minions together may have on their way after connecting
 EVENT_BYTES = 16 * 1024  # granted for each event; an event of output may be twice that
 ALL_BYTES, LEAST_BYTES = 64 * 1024 * 1024, 64 * 1024  # of all minions together, unless they are too many for that
-SLOW_S, FAST_S = 1.0, 0.25  # between submitting and commit
+SLOW_S, FAST_S = 0.75, 0.25  # between submitting and commit
 
 
 class Credits:
