@@ -57,7 +57,7 @@ class Members:
         if lost.added_already:
             return
         arguments = (lost.member_id or "-", lost.node, lost.peer_url)
-        answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 60.0))[lost.via]
+        answer = (await self.fleet.call("etcd.replace", {lost.via: arguments}, 120.0, silence_s=120.0))[lost.via]
         detail = f"{lost.node} is a new member of etcd, by {lost.via}{kept}" if answer.ok else answer.why()
         await self.report.step("etcd member", "done" if answer.ok else "failed", since=since, detail=detail)
         if not answer.ok:

@@ -16,7 +16,7 @@ HISTORY_MAX = 200
 MESSAGE_MAX = 500
 NO_MEMBER = "member not found"  # etcd, of an id that it does not count
 UNSTEADY = "unhealthy cluster"  # etcd, of a change of members soon after one of them has come or gone
-UNSTEADY_S, PAUSE_S = 20.0, 1.0
+UNSTEADY_S, PAUSE_S = 50.0, 1.0
 
 
 def patroni_list(call: Call, doors: Doors) -> Outcome:
@@ -87,23 +87,23 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
     member, name, peer_url = arguments(call, 3, 3)
     if name.startswith("-") or (member.startswith("-") and member != "-"):
         raise wrong(call, "nothing begins with a dash; MEMBER_ID is - when there is nothing to remove")
+    until = time.monotonic() + UNSTEADY_S
     if member != "-":
-        removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member))
+        removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member), until)
         if not removed.ok and NO_MEMBER not in removed.message:  # somebody removed it already
             return removed
-    return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"))
+    return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"), until)
 
 
 def write_probe(call: Call, doors: Doors) -> Outcome:
     return _probe(arguments(call, 5, 5))
 
 
-def _ask_again(doors: Doors, argv: tuple[str, ...]) -> Outcome:
-    """As `_ask`, with patience for a cluster that is not steady yet."""
-    deadline = time.monotonic() + UNSTEADY_S
+def _ask_again(doors: Doors, argv: tuple[str, ...], until: float) -> Outcome:
+    """As `_ask`, with patience, up to that monotonic time, for a cluster that is not steady yet."""
     while True:
         outcome = _ask(doors, argv)
-        if outcome.ok or UNSTEADY not in outcome.message or doors.cancelled() or time.monotonic() > deadline:
+        if outcome.ok or UNSTEADY not in outcome.message or doors.cancelled() or time.monotonic() > until:
             return outcome
         time.sleep(PAUSE_S)
 

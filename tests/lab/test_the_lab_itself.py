@@ -179,7 +179,9 @@ def test_nodes_come_up_bare(whole: Lab) -> None:
 def test_nodes_reach_each_other_across_regions_under_their_own_addresses(whole: Lab) -> None:
     host, first, second = whole.host_address(), whole.address("pg-node1"), whole.address("pg-node2")
     assert first.rsplit(".", 1)[0] != second.rsplit(".", 1)[0]
-    ssh_of_second = f"import socket; s = socket.create_connection(({second!r}, 22), 5); print(s.getsockname()[0])"
+    ssh_of_second = (  # with its banner read: sshd may not know any more who came and went at once
+        f"import socket; s = socket.create_connection(({second!r}, 22), 5); s.recv(64); print(s.getsockname()[0])"
+    )
     assert whole.on("pg-node1", "python3", "-c", ssh_of_second) == first
     seen = whole.on("pg-node2", "journalctl", "-q", "-u", "ssh", "-o", "cat", "--no-pager")
     assert eventually(lambda: first in whole.on("pg-node2", "journalctl", "-q", "-u", "ssh", "-o", "cat")), seen
