@@ -90,9 +90,18 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
     until = time.monotonic() + UNSTEADY_S
     if member != "-":
         removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member), until)
+        if not removed.ok and NO_MEMBER in removed.message and (now := _member_at(doors, peer_url)):
+            removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", now), until)
         if not removed.ok and NO_MEMBER not in removed.message:  # somebody removed it already
             return removed
     return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"), until)
+
+
+def _member_at(doors: Doors, peer_url: str) -> str:
+    """The id under which etcd counts who has that address now: it may be newer than the telemetry it was lost by."""
+    lines = doors.system.ask((*_etcdctl(doors), "member", "list"), timeout_s=30).stdout.splitlines()
+    fields = [line.split(", ") for line in lines]
+    return next((one[0] for one in fields if len(one) > 3 and peer_url in one[3].split(",")), "")
 
 
 def write_probe(call: Call, doors: Doors) -> Outcome:
