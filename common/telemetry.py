@@ -82,6 +82,14 @@ class PatroniMember(_Part):
     lag_bytes: int | None = None
 
 
+class PendingSetting(_Part):
+    """A parameter that waits for a restart of PostgreSQL, and its value now and after it."""
+
+    name: Text
+    before: Text = ""
+    after: Text = ""
+
+
 class PatroniSample(_Part):
     """What the local Patroni says of itself, in words of /cluster.
 
@@ -100,6 +108,7 @@ class PatroniSample(_Part):
     replayed_bytes: int | None = None
     paused: bool = False
     pending_restart: bool = False
+    pending_settings: Annotated[tuple[PendingSetting, ...], Field(max_length=MEMBER_LIMIT)] = ()  # Patroni 4 tells
     version: Text = ""
     server_version: int | None = None  # 170012 is 17.12
     dcs_last_seen_s: float | None = None  # seconds since Patroni last reached etcd

@@ -101,6 +101,7 @@ class Plan(_Line):
     nodes: tuple[NodePlan, ...]
     order: tuple[str, ...] = ()  # what would happen, step by step, in words
     impact: tuple[str, ...] = ()  # what it means for the cluster's users, in words
+    restarts: tuple[str, ...] = ()  # nodes whose PostgreSQL waits, or will wait, for a restart that an apply does
 
     @property
     def change_count(self) -> int:

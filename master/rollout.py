@@ -15,7 +15,7 @@ from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult, Status
 from ..states import catalog
 from ..states.resource import AnyResource
-from . import absence, gates, impact
+from . import absence, gates, impact, restarts
 from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
 from .members import NOTE, Members
@@ -24,8 +24,21 @@ from .operations import Operation
 from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
+from .restarting import Restarts
 from .seams import Headquarters
-from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady, steady_so_far
+from .stages import (
+    LEADER,
+    STAGES,
+    Stage,
+    concerned,
+    disturbing,
+    is_fresh,
+    spares,
+    stage_waves,
+    steady,
+    steady_so_far,
+    stops_writes,
+)
 
 FRESH_S = 20.0
 
@@ -39,6 +52,7 @@ class Rollout:
     definition: str  # first hex digits of the text's SHA-256
     nodes: tuple[str, ...] = ()  # only these; empty: all
     only: tuple[str, ...] = ()  # only these documents; empty: all
+    restart: bool = True  # PostgreSQL, where settings wait for it
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
@@ -46,6 +60,7 @@ class Rollout:
         self.readiness = Readiness(self.master, self.fleet, self.cluster, self.report)
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
+        self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self._gate)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
         self._away: tuple[str, ...] = ()  # nodes that are not connected and were not asked for
@@ -82,15 +97,17 @@ class Rollout:
                 await self._stage(stage, results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
+            why = self._no_restart()
+            if due := await self.restarts.due(plan.restarts) if self._led else []:
+                await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
             if not self.only or (self.report.counts["changed"] and self._led):
-                await self._verify(changed=self.report.counts["changed"] > 0)
+                await self._verify(changed=self.report.counts["changed"] > 0 or bool(self.restarts.done))
         except Failed as error:
             return End(exit=1, message=str(error), data=self.report.data())
         for node in plan.nodes:
             self.report.counts["unchanged"] += node.unchanged
-        for text in impact.left_to_do(self.cluster, results, self.master.health(self.cluster)):
-            await self.report.warn(text)
-        return End(message=self.report.closing(self.cluster.name), data=self.report.data())
+        closing = self.report.closing(self.cluster.name)
+        return End(message=" ".join((closing, *self.restarts.told())), data=self.report.data())
 
     # ---- plan
 
@@ -138,13 +155,21 @@ class Rollout:
         )
         plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
         results = {node.node: node.results for node in nodes}
-        if plan.change_count:
-            plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
+        due = restarts.foreseen(results, health)
+        if plan.change_count or due:
+            shrinks = restarts.will_shrink(results, health)
+            acts = () if self._no_restart() else restarts.course(self.cluster, health, due, shrinks=shrinks)
+            told = impact.describe(self.cluster, results, health, acts, await self.restarts.measured())
+            plan = plan.model_copy(update={**told, "restarts": tuple(due)})
         if lost is not None:
             await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
         await self.report.step("plan", "done", since=since, detail=counted(plan.change_count, "change"))
         return plan
+
+    def _no_restart(self) -> str:
+        asked = restarts.Asked(self.nodes, self.only, self.restart, self._away)
+        return restarts.why_not(self.cluster, self.master.health(self.cluster), asked)
 
     def _unsafe(self, plan: Plan) -> list[str]:
         """What may not be done while nodes are away."""
@@ -183,6 +208,8 @@ class Rollout:
         for number, wave in enumerate(order):
             if disturbing(stage, wave, results) and spares(wave)(self.master.health(self.cluster)) != gates.OPEN:
                 await self._gate(stage.name, "etcd can spare the member", spares(wave), 60.0, ())
+            if stops_writes(stage, wave, self.master.health(self.cluster).leader, results):
+                await self.restarts.give_way()
             await self._wave(stage, wave)
             last = number == len(order) - 1
             if founding and number == 0:

@@ -33,6 +33,7 @@ from ..states.action import (
     MakeDirectory,
     MakeSymlink,
     PatchPatroni,
+    PostPatroni,
     Remove,
     Run,
     RunSql,
@@ -212,6 +213,8 @@ class Host:
                 self._issue(issue)
             case PatchPatroni(patch):
                 restapi.patch(patch)
+            case PostPatroni(path, body, timeout_s):
+                restapi.post(path, body, timeout_s)
             case RunSql(database, statements):
                 self._statements(database, statements)
             case Guarded() as guarded:

@@ -114,7 +114,7 @@ def _signs(sample: Sample) -> tuple[object, ...]:
     e, p, h = sample.etcd, sample.patroni, sample.haproxy
     return (
         e and (e.healthy, e.is_leader, e.has_leader, e.alarms),
-        p and (p.reachable, p.role, p.state, p.timeline, p.paused, p.pending_restart),
+        p and (p.reachable, p.role, p.state, p.timeline, p.paused, p.pending_restart, p.pending_settings),
         h and (bool(h.error), frozenset((b.name, b.server, b.up) for b in h.backends)),
         frozenset(sample.units.items()),
     )

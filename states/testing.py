@@ -22,6 +22,7 @@ from .action import (
     MakeDirectory,
     MakeSymlink,
     PatchPatroni,
+    PostPatroni,
     Remove,
     Run,
     RunSql,
@@ -191,6 +192,8 @@ class FakeSystem:
                 self._issue(action)
             case PatchPatroni():
                 self._patch(json.loads(action.patch))
+            case PostPatroni():
+                pass
             case RunSql():
                 self._sql(action)
             case Guarded():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be repeated.")
 @click.option("--only", multiple=True, metavar="DOCUMENTS", help="Only these state documents: firewall,haproxy")
 @click.option("-y", "--yes", is_flag=True, help="For scripts: answers every question; today apply asks none.")
+@click.option("--no-restart", is_flag=True, help="Leave PostgreSQL running; settings that need a restart wait for it.")
 @click.option("--detach", is_flag=True, help="Start it and leave.")
 @click.option("--timings", is_flag=True, help="At the end, show how long each step took.")
 @with_terminal
@@ -31,6 +32,7 @@ def command(
     nodes: tuple[str, ...],
     only: tuple[str, ...],
     yes: bool,  # kept so that scripts written today need no change once apply has something to ask
+    no_restart: bool,
     detach: bool,
     timings: bool,
 ) -> None:
@@ -41,7 +43,7 @@ def command(
     """
     from .client import request
 
-    arguments = {**definition(name), **selection(nodes, only)}
+    arguments = {**definition(name), **selection(nodes, only), "restart": not no_restart}
     end = Follower(screen, lambda line: _tell(screen, line)).follow(request("apply", arguments), detach)
     if not screen.as_json:
         if timings:
@@ -56,7 +58,7 @@ def _tell(screen: Terminal, line: Line) -> bool:
     """Before the first change: what is about to happen, and what it costs."""
     if line.kind != "plan":
         return False
-    if line.change_count:
+    if line.change_count or line.restarts:
         screen.progress("", *consequences(line), summary(line), "")
     return True
 

@@ -69,7 +69,7 @@ def command(
     elif plans:
         screen.result(*render_plan(plans[0], screen.look_out, verbose))
     finish(screen, end)
-    changes = bool(plans and plans[0].change_count)
+    changes = bool(plans and (plans[0].change_count or plans[0].restarts))
     if not screen.as_json and plans:
         again = " ".join([name, *(f"--node {node}" for node in nodes), *(f"--only {one}" for one in only)])
         screen.progress(f"Run:  pgha-master apply {again}" if changes else "Nothing to do.")

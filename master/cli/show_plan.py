@@ -41,10 +41,11 @@ def consequences(plan: Plan) -> list[str]:
 
 
 def summary(plan: Plan) -> str:
-    """`Plan: 7 to change, 412 unchanged.` with what failed to be planned."""
+    """`Plan: 7 to change, 412 unchanged.` with nodes to restart, and what failed to be planned."""
     failed = sum(result.status == "failed" for node in plan.nodes for result in node.results)
     unchanged = sum(node.unchanged for node in plan.nodes)
-    told = f", {failed} could not be looked at" if failed else ""
+    told = f", {len(plan.restarts)} to restart PostgreSQL" if plan.restarts else ""
+    told += f", {failed} could not be looked at" if failed else ""
     return f"Plan: {plan.change_count} to change, {unchanged} unchanged{told}."
 
 

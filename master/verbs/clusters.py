@@ -23,6 +23,7 @@ class Definition(Arguments):
     text: str
     nodes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    restart: bool = True  # PostgreSQL, where settings wait for it
 
 
 class Status(Arguments):
@@ -43,7 +44,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
     digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
-    key = f"{wanted.text} {wanted.nodes} {wanted.only}"
+    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart}"
     running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
         if running.key != key:
@@ -58,7 +59,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only)
+        rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only, wanted.restart)
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
