@@ -107,6 +107,12 @@ class Plan(_Line):
     def change_count(self) -> int:
         return sum(node.change_count for node in self.nodes)
 
+    @property
+    def failures(self) -> list[str]:
+        """What could not be looked at; an apply on such a plan would change what nobody has seen."""
+        failed = ((n.node, r) for n in self.nodes for r in n.results if r.status is Status.FAILED)
+        return [f"{node}: {result.resource}: {result.reason}" for node, result in failed]
+
 
 class Note(_Line):
     kind: Literal["note"] = "note"

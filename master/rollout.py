@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..common.cluster import Cluster
 from ..common.errors import Refused, UserError
-from ..common.results import ResourceResult, Status
+from ..common.results import ResourceResult
 from ..states import catalog
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
@@ -21,6 +21,7 @@ from .gates import Closed, Gate
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
+from .plan_file import Expected, stale
 from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
@@ -53,6 +54,7 @@ class Rollout:
     nodes: tuple[str, ...] = ()  # only these; empty: all
     only: tuple[str, ...] = ()  # only these documents; empty: all
     restart: bool = True  # PostgreSQL, where settings wait for it
+    expect: Expected | None = None  # an apply is refused when it would do anything else
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
@@ -75,7 +77,7 @@ class Rollout:
     async def plan(self) -> End:
         self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
-        if failed := _failures(plan):
+        if failed := plan.failures:
             return End(exit=1, message=f"the plan is not complete: {failed[0]}", data={"changes": plan.change_count})
         for text in self._unsafe(plan):
             await self.report.warn(f"an apply would be refused: {text}")
@@ -85,9 +87,9 @@ class Rollout:
         self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         results = {node.node: node.results for node in plan.nodes}
-        if failed := _failures(plan):
+        if failed := plan.failures:
             return End(exit=1, message=f"nothing was changed, the plan is not complete: {failed[0]}")
-        await self.readiness.without(self._unsafe(plan))
+        await self.readiness.without([*(stale(self.expect, plan) if self.expect else ()), *self._unsafe(plan)])
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
@@ -293,8 +295,3 @@ class Rollout:
         self.report.critical_path_s += self.master.clock.monotonic() - since
         if bad := [a for a in answers.values() if not a.ok]:
             raise Failed(f"verify: {bad[0].node}: {bad[0].why()}")
-
-
-def _failures(plan: Plan) -> list[str]:
-    """What could not be looked at; an apply on such a plan would change what nobody has seen."""
-    return [f"{n.node}: {r.resource}: {r.reason}" for n in plan.nodes for r in n.results if r.status is Status.FAILED]

@@ -235,23 +235,26 @@ class Simulation:
         self._judged: health.ClusterHealth | None = None
         self._now = now
 
-    def apply(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = (), restart: bool = True) -> list[Any]:
-        """Every line of an apply of the cluster, in order; the last is its End. A minute passes before each one."""
-        lines, self._now = play(self._play("apply", nodes, only, restart), self._now + 60.0)
+    def apply(self, **asked: Any) -> list[Any]:
+        """Every line of an apply of the cluster, in order; the last is its End. A minute passes before each one.
+
+        `asked`: the fields of `Rollout` that say how much of it.
+        """
+        lines, self._now = play(self._play("apply", asked), self._now + 60.0)
         return lines
 
-    def plan(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[Any]:
-        lines, self._now = play(self._play("plan", nodes, only), self._now + 60.0)
+    def plan(self, **asked: Any) -> list[Any]:
+        lines, self._now = play(self._play("plan", asked), self._now + 60.0)
         return lines
 
-    async def _play(self, what: str, nodes: tuple[str, ...], only: tuple[str, ...], restart: bool = True) -> list[Any]:
+    async def _play(self, what: str, asked: dict[str, Any]) -> list[Any]:
         self.hub = SimulatedHub(self.world, self.clock)
         self._judged = None
         operations = Operations(self.store, self.clock)
         self.hub.spawn(self.hub.beat())
 
         async def work(operation: Operation) -> End:
-            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", nodes, only, restart)
+            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", **asked)
             return await (rollout.plan() if what == "plan" else rollout.apply())
 
         name = self.world.cluster.name

@@ -11,6 +11,7 @@ from .. import inventory, limits
 from ..control import Arguments, Request
 from ..health import view
 from ..operations import Operation
+from ..plan_file import Expected
 from ..progress import End, Note
 from ..rollout import Rollout
 from ..server import Master
@@ -24,6 +25,7 @@ class Definition(Arguments):
     nodes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     restart: bool = True  # PostgreSQL, where settings wait for it
+    expect: Expected | None = None  # an apply is refused when it would do anything else
 
 
 class Status(Arguments):
@@ -44,6 +46,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
     digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
+    request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
     key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart}"
     running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
@@ -59,7 +62,9 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only, wanted.restart)
+        rollout = Rollout(
+            master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only, wanted.restart, wanted.expect
+        )
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
@@ -70,7 +75,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
         work,
         nodes,
         key,
-        request=wanted.model_dump_json(),
+        request=request_again,
     )
     async for line in master.operations.follow(operation):
         yield line

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pgha.common.results import Status
+from pgha.master.plan_file import Expected
 from pgha.master.progress import End, Gate, Note, Plan, Resource, Step
 from pgha.master.simulated import World, bare_facts
 from pgha.master.simulation import SimulatedHub, Simulation
@@ -325,6 +326,24 @@ def test_a_single_data_node_is_restarted_while_it_leads() -> None:
     redefine(simulation, nodes=node, postgresql={"parameters": {"max_connections": 200}})
     assert end(simulation.apply()).exit == 0
     assert acts(simulation) == [("node1", "patroni.restart")]
+
+
+# a plan that was kept
+
+
+def test_a_kept_plan_is_carried_out_while_nothing_has_changed_and_refused_afterwards(built: Simulation) -> None:
+    files = built.world.nodes["pg-node2"].system.files
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], content="# by hand\n")
+    plan = next(line for line in built.plan() if isinstance(line, Plan))
+    expected = Expected(at=plan.at, plan=plan)
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], owner="bob")
+    last = end(built.apply(expect=expected))
+    assert last.exit == 6
+    assert "pg-node2: file:/etc/haproxy/haproxy.cfg differs in another way now" in last.message
+    assert untouched(built)
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], owner="root")
+    assert end(built.apply(expect=expected)).exit == 0
+    assert end(built.apply(expect=expected)).exit == 6
 
 
 # what goes wrong on the way
