@@ -326,7 +326,7 @@ def test_drift_is_shown_as_exactly_those_differences_and_repaired_as_exactly_tho
     built.ok("pg-node1", "systemctl", "stop", "haproxy")
     built.ok("pg-node1", "chown", "root:root", "/etc/patroni/config.yml")
     wanted = {
-        ("pg-node1", "file:/etc/patroni/config.yml"),
+        ("pg-node1", "patroni_file:/etc/patroni/config.yml"),
         ("pg-node1", "service:haproxy"),
         ("pg-node1", "service:patroni"),  # it watches its configuration
         ("pg-node2", "file:/etc/haproxy/haproxy.cfg"),
