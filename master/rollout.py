@@ -109,7 +109,8 @@ class Rollout:
         for node in plan.nodes:
             self.report.counts["unchanged"] += node.unchanged
         closing = self.report.closing(self.cluster.name)
-        return End(message=" ".join((closing, *self.restarts.told())), data=self.report.data())
+        data = {"cluster": self.cluster.name, **self.report.data()}
+        return End(message=" ".join((closing, *self.restarts.told())), data=data)
 
     # ---- plan
 
