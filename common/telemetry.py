@@ -155,4 +155,7 @@ class Sample(_Part):
     haproxy: HaproxySample | None = None
     certificates: Annotated[tuple[CertificateSample, ...], Field(max_length=MEMBER_LIMIT)] = ()
     units: dict[str, Text] = {}  # unit -> systemd's word; units that are not there are left out
+    touched: Annotated[
+        tuple[Text, ...], Field(max_length=MEMBER_LIMIT)
+    ] = ()  # managed files, since they were looked at
     data_directory_present: bool = False  # a PostgreSQL data directory with PG_VERSION in it

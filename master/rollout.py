@@ -50,7 +50,7 @@ class Rollout:
     operation: Operation
     cluster: Cluster
     text: str
-    definition: str  # first hex digits of the text's SHA-256
+    definition: str  # its `inventory.digest`
     nodes: tuple[str, ...] = ()  # only these; empty: all
     only: tuple[str, ...] = ()  # only these documents; empty: all
     restart: bool = True  # PostgreSQL, where settings wait for it

@@ -53,6 +53,7 @@ class SimulatedNode:
     has_database: bool = False
     parameters: dict[str, Any] | None = None  # of the cluster's, with which its PostgreSQL was started
     jobs: list[str] = field(default_factory=list)
+    touched: tuple[str, ...] = ()  # managed files, until its documents are looked at
 
     def unit(self, name: str) -> UnitFacts:
         return self.system.unit(name)
@@ -103,6 +104,7 @@ class World:
                 "patroni": self._patroni(name, healthy.patroni, now),
                 "haproxy": self._haproxy(name, now),
                 "data_directory_present": node.has_database,
+                "touched": node.touched,
             }
         )
 

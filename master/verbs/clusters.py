@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 from ...common.errors import Refused, UserError
-from .. import inventory, limits
+from .. import drift, inventory, limits
 from ..control import Arguments, Request
-from ..health import view
+from ..health import finding_view, view
 from ..operations import Operation
 from ..plan_file import Expected
 from ..progress import End, Note
@@ -45,7 +44,6 @@ async def apply(master: Master, request: Request) -> AsyncIterator[Any]:
 async def _start(master: Master, request: Request, what: str) -> AsyncIterator[Any]:
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
-    digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
     request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
     key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart}"
     running = master.operations.changing(cluster.name)
@@ -62,9 +60,8 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        rollout = Rollout(
-            master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only, wanted.restart, wanted.expect
-        )
+        asked = (wanted.nodes, wanted.only, wanted.restart, wanted.expect)
+        rollout = Rollout(master, operation, cluster, wanted.text, inventory.digest(wanted.text), *asked)
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
@@ -95,5 +92,11 @@ async def status(master: Master, request: Request) -> AsyncIterator[Any]:
 
 
 def _view(master: Master, name: str) -> dict[str, Any]:
-    running = master.operations.changing(name)
-    return {**view(master.health(master.clusters[name])), "applying": running.id if running else None}
+    running, seen = master.operations.changing(name), master.drifts.of(name)
+    shown = view(master.health(master.clusters[name]))
+    shown["findings"] += [finding_view(finding) for finding in drift.findings(name, seen)]
+    return {
+        **shown,
+        "applying": running.id if running else None,
+        "drift": drift.view(seen, master.clock.monotonic()),
+    }

@@ -44,6 +44,9 @@ class PatroniFile(Resource[PatroniFileFacts]):
     def key(self) -> str:
         return self.file.path
 
+    def files(self) -> tuple[str, ...]:
+        return self.file.files()
+
     def observe(self, look: Look) -> PatroniFileFacts:
         there = self.file.observe(look)
         if there.content == rendered(self.file.content, self.file.secrets.items()):
