@@ -10,7 +10,8 @@ The file is the same on all nodes. Where it differs from the guide, and why:
   Patroni's; `target_session_attrs=read-write` in a client closes what is left of the gap.
 - The port for reads reaches replicas only. With none of them up it refuses, so that reads never burden the primary
   without being asked to.
-- A change is a reload: sessions that are open stay open.
+- A change is a reload: sessions that are open stay open. What is known of the servers is kept over it (`show servers
+  state`), or every node would refuse writes until its first checks; at a start nothing that is old may be believed.
 
 Accepted by HAProxy 2.4 to 3.0.
 """
@@ -29,7 +30,34 @@ from .pki import certificate_ids
 
 CONFIG = "/etc/haproxy/haproxy.cfg"
 SOCKET = "/run/haproxy/admin.sock"
+KEEPER, KEPT = "/etc/haproxy/keep-server-state", "/run/haproxy/server-state"
+DROP_IN = "/etc/systemd/system/haproxy.service.d/pgha.conf"
 WRITES, READS = "pg_primary_nodes", "pg_replica_nodes"
+
+
+_KEEPER = f"""\
+#!/usr/bin/python3
+# Written by pgha. Keeps what HAProxy knows of its servers for the process that takes over at a reload.
+import os
+import socket
+
+with socket.socket(socket.AF_UNIX) as line:
+    line.settimeout(2)
+    line.connect("{SOCKET}")
+    line.sendall(b"show servers state\\n")
+    said = b"".join(iter(lambda: line.recv(65536), b""))
+with open("{KEPT}.new", "wb") as file:
+    file.write(said)
+os.replace("{KEPT}.new", "{KEPT}")
+"""
+_DROP_IN = f"""\
+[Service]
+ExecStartPre=-/bin/rm -f {KEPT}
+ExecReload=
+ExecReload=/usr/sbin/haproxy -Ws -f $CONFIG -c -q $EXTRAOPTS
+ExecReload=-{KEEPER}
+ExecReload=/bin/kill -USR2 $MAINPID
+"""
 
 
 def build(context: Context) -> list[AnyResource]:
@@ -42,7 +70,11 @@ def build(context: Context) -> list[AnyResource]:
         check=("haproxy", "-c", "-f", "%s"),
         requires=(PACKAGES, *held),
     )
-    return [config, Service(unit="haproxy", on_change="reload", watches=(config.id, *held))]
+    keeper = File(path=KEEPER, content=_KEEPER, mode=0o755, requires=(PACKAGES,))
+    drop_in = File(path=DROP_IN, content=managed(context.cluster.name) + _DROP_IN, requires=(keeper.id,))
+    # a changed drop-in is not watched: it is for the next reload
+    service = Service(unit="haproxy", on_change="reload", requires=(drop_in.id,), watches=(config.id, *held))
+    return [keeper, drop_in, config, service]
 
 
 def configuration(cluster: Cluster) -> str:
@@ -71,6 +103,7 @@ def _global(cluster: Cluster) -> list[str]:
         "    chroot /var/lib/haproxy",
         f"    stats socket {SOCKET} mode 660 level admin expose-fd listeners",
         "    stats timeout 30s",
+        f"    server-state-file {KEPT}",
         "    user haproxy",
         "    group haproxy",
         "    daemon",
@@ -90,6 +123,7 @@ def _defaults(cluster: Cluster) -> list[str]:
         "    option dontlognull",
         "    option clitcpka",
         "    option srvtcpka",
+        "    load-server-state-from-file global",
         f"    timeout connect {_ms(timeouts.connect)}",
         f"    timeout client {_ms(timeouts.client)}",
         f"    timeout server {_ms(timeouts.server)}",

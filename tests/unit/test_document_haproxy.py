@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pgha.states.document import Context
-from pgha.states.documents.haproxy import build, configuration
+from pgha.states.documents.haproxy import CONFIG, DROP_IN, KEEPER, KEPT, build, configuration
 from pgha.states.resources.files import File
 from pgha.states.resources.service import Service
 
@@ -22,8 +22,13 @@ Build = Callable[..., Context]
 
 
 def text(context: Context) -> str:
-    file = next(r for r in build(context) if isinstance(r, File))
-    return file.content
+    return file(context).content
+
+
+def file(context: Context, path: str = CONFIG) -> File:
+    found = next(r for r in build(context) if r.key() == path)
+    assert isinstance(found, File)
+    return found
 
 
 def test_the_file_is_the_same_on_every_node(context_of: Build) -> None:
@@ -63,11 +68,20 @@ def test_ipv6_is_listened_on_only_where_nodes_have_it(context_of: Build) -> None
 
 
 def test_a_change_is_checked_before_it_replaces_the_file_and_reloads(context_of: Build) -> None:
-    file = next(r for r in build(context_of()) if isinstance(r, File))
     service = next(r for r in build(context_of()) if isinstance(r, Service))
-    assert file.check == ("haproxy", "-c", "-f", "%s")
+    assert file(context_of()).check == ("haproxy", "-c", "-f", "%s")
     assert service.on_change == "reload"
-    assert {file.id, "certificate:haproxy-client"} <= {*service.watches}
+    assert {file(context_of()).id, "certificate:haproxy-client"} <= {*service.watches}
+
+
+def test_what_is_known_of_the_servers_is_kept_over_a_reload_and_forgotten_at_a_start(context_of: Build) -> None:
+    keeper, unit = file(context_of(), KEEPER), file(context_of(), DROP_IN)
+    compile(keeper.content, KEEPER, "exec")
+    assert keeper.mode == 0o755
+    before, kept, after = (unit.content.index(word) for word in ("ExecReload=\n", KEEPER, "kill -USR2"))
+    assert before < kept < after
+    assert f"ExecStartPre=-/bin/rm -f {KEPT}" in unit.content
+    assert f"server-state-file {KEPT}" in text(context_of())
 
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="needs the haproxy program")
