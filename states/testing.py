@@ -31,11 +31,15 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import firewall, packages, postgres, time_sync
+from .resources import apt_repository, firewall, packages, postgres, time_sync
 from .resources.firewall import AddedRule
+from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
+_ECHO = re.compile(r'^ExecStart=/bin/sh -c "echo (\S+) > (/sys/\S+)"$', re.MULTILINE)
+_PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeByFakeSystem"
+Program = Callable[["FakeSystem"], Output]
 _ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
 
 
@@ -54,6 +58,7 @@ class FakeSystem:
     `issue` is what the certificate authority puts into a certificate of that name. `patroni_config` is None where no
     Patroni answers; `server` False where no PostgreSQL does. `checks` answers a query from the statements run so far.
     `upgrades` are lines as apt-get -s prints them. `confirms` is the master's answer to a guarded change.
+    `programs`: what a program says, and does to this host, by its argv; both when it is asked and when it is run.
     """
 
     files: dict[str, FileFacts] = field(default_factory=dict)
@@ -72,6 +77,11 @@ class FakeSystem:
     statements: list[str] = field(default_factory=list)
     checks: dict[str, Callable[[list[str]], bool]] = field(default_factory=dict)
     answers: dict[tuple[str, ...], Output] = field(default_factory=dict)
+    programs: dict[tuple[str, ...], Program] = field(default_factory=dict)
+    accounts: FakeAccounts = field(default_factory=FakeAccounts)
+    apt: FakePackages = field(default_factory=FakePackages)
+    mounts: FakeMounts = field(default_factory=FakeMounts)
+    databases: FakeDatabases = field(default_factory=FakeDatabases)
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
     sockets: dict[tuple[str, str], str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # type of action -> why it fails
@@ -114,6 +124,15 @@ class FakeSystem:
     def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
         if argv in self.answers:
             return self.answers[argv]
+        if argv in self.programs:
+            return self.programs[argv](self)
+        if said := self.accounts.ask(argv) or self.apt.ask(argv, self.installed):
+            return said
+        if argv[:2] == ("systemd-analyze", "calendar"):
+            return Output(0, "Next elapse: soon\n")
+        if argv[:2] == ("ssh-keygen", "-y"):
+            there = self.files[argv[-1]].mode == 0o600
+            return Output(0, f"{_PUBLIC}\n") if there else Output(1, "", "bad permissions")
         if argv == firewall.SHOW:
             return self._show_added()
         if argv == packages.SIMULATE:
@@ -164,7 +183,7 @@ class FakeSystem:
                 return Output(0, "\t".join((verifier, limit, *flags)) + "\n")
         if query in self.checks:
             return Output(0, "t\n" if self.checks[query](self.statements) else "f\n")
-        return Output(0, "")
+        return self.databases.ask(database, query) or Output(0, "")
 
     def container(self) -> str:
         return self.virtual
@@ -185,6 +204,9 @@ class FakeSystem:
                 self._upgrade(action)
             case Unit():
                 self._unit(action)
+            case Run(argv=("ssh-keygen", "-q", *_, path), user=user):
+                self.files[path] = FileFacts("file", None, user, user, 0o600, mtime=self.clock)
+                self.files[path + ".pub"] = FileFacts("file", f"{_PUBLIC} made\n", user, user, 0o644)
             case Run():
                 self._run(action.argv)
             case IssueCertificate():
@@ -214,7 +236,8 @@ class FakeSystem:
                     self.files.pop(name, None)
 
     def _install(self, names: tuple[str, ...]) -> None:
-        self.installed |= dict.fromkeys(names, "1.0")
+        for name, _, version in (name.partition("=") for name in names):
+            self.installed[name] = version or "1.0"
         if "ufw" in names and self.ufw is None:
             self.ufw = FakeUfw()
 
@@ -235,6 +258,9 @@ class FakeSystem:
             if facts.load == "masked":
                 raise ActionFailed(f"{name} is masked")
             facts = replace(facts, load="loaded", active="active", condition_met=True, started_at=self.clock)
+            text = self.files.get(f"/etc/systemd/system/{name}", FileFacts()).content or ""
+            for word, path in _ECHO.findall(text):
+                self.files[path] = FileFacts("file", f"[{word}]\n", "root", "root", 0o644)
         elif action.verb == "stop":
             facts = replace(facts, active="inactive", started_at=0.0)
         elif action.verb in ("enable", "disable"):
@@ -248,7 +274,16 @@ class FakeSystem:
         self.units[name] = facts
 
     def _run(self, argv: tuple[str, ...]) -> None:
+        if argv in self.programs:
+            if (said := self.programs[argv](self)).rc:
+                raise ActionFailed(f"{shlex.join(argv)} failed with exit code {said.rc}", said.stderr)
+            return
+        parts = (self.accounts.run(argv), self.apt.run(argv, self.installed), self.mounts.run(argv, self.files))
+        if any(parts):
+            return
         match argv:
+            case apt_repository.UPDATE:
+                self.files[packages.LISTS_STAMP] = FileFacts("file", "", "root", "root", 0o644, mtime=self.clock)
             case ("sysctl", "-qw", setting):
                 name, value = setting.split("=", 1)
                 path = "/proc/sys/" + name.replace(".", "/")
@@ -302,6 +337,7 @@ class FakeSystem:
             raise ActionFailed("no PostgreSQL server answers on this host")
         text = action.statements.reveal()
         self.statements.append(text)
+        self.databases.run(action.database, text)
         if match := _ROLE.fullmatch(text):
             role, attributes, verifier = match.groups()
             old = self.roles.get(role, ("", set()))[1]
