@@ -128,11 +128,15 @@ class User(Resource[UserFacts]):
             return [Change("user", Run(self._useradd(facts)), "absent", _numbered("uid", self.uid))]
         self._refuse(facts)
         action = Run(("usermod", *self._differing(facts), self.name))
-        wanted = {"group": self.group, "shell": self.shell, "comment": self.comment}
+        values = (
+            ("group", facts.group, self.group),
+            ("shell", facts.shell, self.shell),
+            ("comment", facts.comment, self.comment),
+        )
         changes = [
-            Change(what, action, getattr(facts, what) or "none", value)
-            for what, value in wanted.items()
-            if value not in ("", getattr(facts, what))
+            Change(what, action, before or "none", wanted)
+            for what, before, wanted in values
+            if wanted not in ("", before)
         ]
         if self._groups(facts) != facts.groups:
             before, after = (", ".join(sorted(names)) or "none" for names in (facts.groups, self._groups(facts)))

@@ -20,6 +20,7 @@ from ...common.secret import Secret
 from ..action import Run
 from ..resource import Change, Resource
 from ..system import Look
+from .accounts import getent
 from .fields import AbsolutePath, AccountName, OneLine
 
 LATE, CANNOT_BE_RUN, NOT_THERE = 124, 126, 127
@@ -29,11 +30,15 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class CommandFacts:
-    """Exit codes of the guards, None for one that is not given. `created`: `creates` is there."""
+    """Exit codes of the guards, None for one that is not given. `created`: `creates` is there.
+
+    `missing`: what a guard needs and this host does not have (yet), so that it was not asked.
+    """
 
     created: bool | None = None
     unless: int | None = None
     only_if: int | None = None
+    missing: str = ""
 
 
 class Command(Resource[CommandFacts]):
@@ -81,10 +86,18 @@ class Command(Resource[CommandFacts]):
 
     def observe(self, look: Look) -> CommandFacts:
         created = look.attributes(self.creates).kind != "absent" if self.creates else None
-        return CommandFacts(created, self._ask(look, "unless"), self._ask(look, "only_if"))
+        if missing := self._missing(look):
+            return CommandFacts(created, missing=missing)
+        return CommandFacts(created, self._ask(look, "unless", self.unless), self._ask(look, "only_if", self.only_if))
 
-    def _ask(self, look: Look, guard: Literal["unless", "only_if"]) -> int | None:
-        words: Words = getattr(self, guard)
+    def _missing(self, look: Look) -> str:
+        if self.user != "root" and getent(look, "passwd", self.user) is None:
+            return f"there is no user {self.user}"
+        if self.cwd != "/" and look.attributes(self.cwd).kind == "absent":
+            return f"there is no folder {self.cwd}"
+        return ""
+
+    def _ask(self, look: Look, guard: str, words: Words) -> int | None:
         if not words:
             return None
         argv = self._argv(words)
@@ -101,16 +114,12 @@ class Command(Resource[CommandFacts]):
         return ("env", *where, *settings, *argv) if where or settings else argv
 
     def plan(self, facts: CommandFacts) -> list[Change]:
-        asks = {
-            f"{self.creates} is there": facts.created is not True,
-            "unless holds": facts.unless != 0,
-            "only_if does not hold": facts.only_if in (None, 0),
-        }
-        if not all(asks.values()):
+        if facts.created or facts.unless == 0 or facts.only_if not in (None, 0):
             return []
-        before = {"creates": facts.created is not None, "unless": facts.unless is not None}
-        given = [guard for guard, there in {**before, "only_if": facts.only_if is not None}.items() if there]
-        return [self._change(f"{' and '.join(given)} {'ask' if len(given) > 1 else 'asks'} for it", "run")]
+        guards = (("creates", self.creates), ("unless", self.unless), ("only_if", self.only_if))
+        given = [guard for guard, value in guards if value]
+        why = f"{' and '.join(given)} {'ask' if len(given) > 1 else 'asks'} for it"
+        return [self._change(facts.missing or why, "run")]
 
     def refresh(self, facts: CommandFacts) -> list[Change]:
         return [self._change("ran before the change", "run again")]

@@ -173,8 +173,11 @@ class PostgresExtension(Resource[ExtensionFacts]):
         if said.rc not in (0, _CONNECTION):
             raise HostError(f"database {self.database} cannot say what extensions it has: {said.stderr.strip()}")
         columns = said.stdout.rstrip("\n").split("\t")
-        if said.rc != 0 or len(columns) != 2:
-            return ExtensionFacts(answered=said.rc == 0)
+        if said.rc == _CONNECTION:  # no server, or only no such database
+            there = look.sql("postgres", database_query(self.database))
+            return ExtensionFacts(answered=there.rc == 0 and not there.stdout.strip())
+        if len(columns) != 2:
+            raise HostError(f"database {self.database} says of {self.extension}: {said.stdout.strip()!r}")
         return ExtensionFacts(False, True, *columns)
 
     def plan(self, facts: ExtensionFacts) -> list[Change]:

@@ -114,21 +114,21 @@ def text(path: str, content: str, mode: int = 0o644) -> Host:
     return with_file(path, FileFacts("file", content, "root", "root", mode))
 
 
-def people(user: FakeUser | None = None, **files: FileFacts) -> Host:
-    """A host with the groups dba and app, and a user called deploy."""
+def people(user: FakeUser | None = None, files: dict[str, FileFacts] | None = None) -> Host:
+    """A host with the groups dba and app, and a user called deploy. `files` are in the home."""
 
     def make() -> FakeSystem:
         accounts = FakeAccounts(groups={"root": 0, "dba": 500, "app": 501, "deploy": 1001})
-        accounts.users["deploy"] = user or FakeUser(1001, "deploy", frozenset(), "/home/deploy")
-        return FakeSystem(files={f"/home/deploy/{name}": facts for name, facts in files.items()}, accounts=accounts)
+        accounts.users["deploy"] = user or FakeUser(1001, "deploy", frozenset(), "/srv/deploy")
+        return FakeSystem(
+            files={f"/srv/deploy/{name}": facts for name, facts in (files or {}).items()}, accounts=accounts
+        )
 
     return make
 
 
-def installed(version: str, held: bool = False, **more: FileFacts) -> Host:
-    return lambda: FakeSystem(
-        installed={"tool": version}, apt=FakePackages(held={"tool"} if held else set()), files=dict(more)
-    )
+def installed(version: str, held: bool = False) -> Host:
+    return lambda: FakeSystem(installed={"tool": version}, apt=FakePackages(held={"tool"} if held else set()))
 
 
 def huge_pages(word: str, unit: UnitFacts | None = None) -> Host:
@@ -320,7 +320,7 @@ EXAMPLES = [
             "bare": lambda: FakeSystem(accounts=FakeAccounts(groups={"root": 0, "dba": 500})),
             "namesake": lambda: FakeSystem(accounts=FakeAccounts(groups={"dba": 500, "deploy": 9, "root": 0})),
             "there": people(),
-            "elsewhere, too": people(FakeUser(1001, "deploy", frozenset({"app"}), "/home/deploy", "/bin/bash", "x")),
+            "elsewhere, too": people(FakeUser(1001, "deploy", frozenset({"app"}), "/srv/deploy", "/bin/bash", "x")),
         },
     ),
     Example(User(name="deploy", absent=True), {"bare": FakeSystem, "there": people()}),
@@ -328,21 +328,21 @@ EXAMPLES = [
         AuthorizedKey(user="deploy", public_key=f"{SSH} a@b", options="restrict"),
         {
             "bare home": people(),
-            "another key": people(**{".ssh/authorized_keys": FileFacts("file", "# x\nssh-rsa AAAA c\n", "deploy")}),
-            "without options": people(**{".ssh/authorized_keys": FileFacts("file", f"{SSH}\n{SSH} x\n", "deploy")}),
-            "open to all": people(**{".ssh": FileFacts("directory", None, "deploy", "deploy", 0o777)}),
+            "another key": people(files={".ssh/authorized_keys": FileFacts("file", "# x\nssh-rsa AAAA c\n", "deploy")}),
+            "without options": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH}\n{SSH} x\n", "deploy")}),
+            "open to all": people(files={".ssh": FileFacts("directory", None, "deploy", "deploy", 0o777)}),
         },
     ),
     Example(
         AuthorizedKey(user="deploy", public_key=SSH, absent=True),
-        {"bare": people(), "there": people(**{".ssh/authorized_keys": FileFacts("file", f"restrict {SSH} x\n")})},
+        {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"restrict {SSH} x\n")})},
     ),
     Example(
-        SshKey(path="/home/deploy/.ssh/id_ed25519", owner="deploy"),
+        SshKey(path="/srv/deploy/.ssh/id_ed25519", owner="deploy"),
         {
             "bare": people(),
             "no public half": people(
-                **{
+                files={
                     ".ssh/id_ed25519": FileFacts("file", None, "deploy", "deploy", 0o600),
                     ".ssh": FileFacts("directory"),
                 }
