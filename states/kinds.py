@@ -95,7 +95,7 @@ def decode(data: Sequence[dict[str, Any]]) -> list[AnyResource]:
         kind = data[index]["kind"] if isinstance(index, int) else "?"
         where = ".".join(str(part) for part in first["loc"][2:])
         field = f", field {where}" if where else ""  # what is wrong with several fields together names them itself
-        said = first["msg"].removeprefix("Value error, ")
+        said = first["msg"].removeprefix("Value error, ").replace("a valid array", "a list")
         raise UserError(f"resource number {index} ({kind}){field}: {said}") from None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..common.errors import ActionFailed
-from .resources import databases
+from .resources import databases, package
 from .resources.mount import fields_of
 from .system import FileFacts, Output
 
@@ -112,9 +112,12 @@ class FakePackages:
     needed_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
     moves: dict[str, tuple[str, ...]] = field(default_factory=dict)
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    running: tuple[str, ...] = ()  # programs
 
     def ask(self, argv: tuple[str, ...], installed: dict[str, str]) -> Output | None:
         match argv:
+            case package.RUNNING:
+                return Output(0, "".join(f"{path}\n" for path in self.running))
             case ("apt-mark", "showhold"):
                 return Output(0, "".join(f"{name}\n" for name in sorted(self.held)))
             case ("dpkg", "--compare-versions", first, "gt", second):

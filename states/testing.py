@@ -31,7 +31,7 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import apt_repository, firewall, packages, postgres, time_sync
+from .resources import apt_repository, firewall, mount, packages, postgres, time_sync
 from .resources.firewall import AddedRule
 from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
@@ -99,6 +99,8 @@ class FakeSystem:
             text = f'DEFAULT_INPUT_POLICY="{words[self.ufw.incoming]}"\n'
             text += f'DEFAULT_OUTPUT_POLICY="{words[self.ufw.outgoing]}"\n'
             return FileFacts("file", text, "root", "root", 0o644)
+        if path == mount.MOUNTS:
+            return self.files.get(path, FileFacts("file", "", "root", "root", 0o444))
         return self.files.get(path, FileFacts())
 
     def attributes(self, path: str) -> FileFacts:

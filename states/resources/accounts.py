@@ -187,6 +187,8 @@ class User(Resource[UserFacts]):
             return []
         if facts.uid == 0:
             raise HostError(f"user {self.name} has number 0; it is not removed")
+        if self.remove_home and facts.home.count("/") < 2:
+            raise HostError(f"the home of {self.name} is {facts.home}, which is too near the root to be removed")
         options = ("--remove",) if self.remove_home else ()
         after = f"absent, with {facts.home}" if self.remove_home else f"absent; {facts.home} stays"
         return [Change("user", Run(("userdel", *options, self.name)), "there", after)]

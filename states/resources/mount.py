@@ -41,14 +41,17 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True)
 class MountFacts:
-    """`mounted`: what is on top at the path. `hidden`: names that a mount would hide. `device`: the source resolved."""
+    """`mounted`: what is on top at the path. `hidden`: names that a mount would hide.
+
+    `same_source`: what is mounted comes from the wanted source, by whichever of its names.
+    """
 
     fstab: FileFacts
     mounted: Mounted | None
     folder: FileFacts
     hidden: tuple[str, ...]
     container: str
-    device: str = ""
+    same_source: bool = False
 
 
 class Mount(Resource[MountFacts]):
@@ -91,16 +94,17 @@ class Mount(Resource[MountFacts]):
         if fstab.kind != "absent" and fstab.content is None:
             raise HostError(f"{FSTAB} is a {fstab.kind} that is not plain text; no entry can be kept in it")
         found = [Mounted(f[0], f[2], frozenset(f[3].split(","))) for f in _entries(mounts.content) if f[1] == self.path]
-        folder = look.attributes(self.path)
+        if mounts.content is None:
+            raise HostError(f"{MOUNTS} cannot be read, so what is mounted is not known")
+        folder, mounted = look.attributes(self.path), found[-1] if found else None
         hidden = look.names(self.path) if folder.kind == "directory" and not found else ()
-        return MountFacts(fstab, found[-1] if found else None, folder, hidden, look.container(), self._device(look))
+        same = mounted is not None and not self.absent and self._same(look, mounted)
+        return MountFacts(fstab, mounted, folder, hidden, look.container(), same)
 
-    def _device(self, look: Look) -> str:
-        """The device's own name, as /proc shows it, for UUID=, LABEL= and links."""
-        if self.absent or not re.match(r"/dev/|[A-Z]+=", self.source):
-            return self.source
-        said = look.ask(("findfs", self.source)) if "=" in self.source else look.ask(("readlink", "-f", self.source))
-        return said.stdout.strip() if said.rc == 0 else self.source
+    def _same(self, look: Look, mounted: Mounted) -> bool:
+        if mounted.source == self.source:
+            return True
+        return _device(look, mounted.source) == _device(look, self.source)
 
     def plan(self, facts: MountFacts) -> list[Change]:
         fstab = self._fstab(facts.fstab)
@@ -127,7 +131,8 @@ class Mount(Resource[MountFacts]):
                 )
             return [Change("mount", Run(("mount", self.path)), "not mounted", self.source)]
         is_, bind = facts.mounted, self._is_bind()
-        if not bind and (is_.fstype != self.fstype or is_.source not in (self.source, facts.device)):
+        same_type = self.fstype in ("auto", is_.fstype) or (self.fstype, is_.fstype) == ("nfs", "nfs4")
+        if not bind and not (same_type and facts.same_source):
             raise HostError(
                 f"{self.path} is mounted from {is_.source} ({is_.fstype}), not from {self.source} ({self.fstype}); "
                 f"pgha does not unmount it. When nothing uses it any more: umount {self.path}, then apply again"
@@ -162,6 +167,17 @@ class Mount(Resource[MountFacts]):
         if facts.container == "none" or self.absent or self._is_bind() or self.fstype in WITHOUT_DEVICE:
             return ""
         return f"in a container ({facts.container}) {self.source} cannot be mounted; its host can"
+
+
+def _device(look: Look, source: str) -> str:
+    """The device itself, for UUID=, LABEL= and the links in /dev; another source as it is."""
+    if re.match(r"[A-Z]+=", source):
+        said = look.ask(("findfs", source))
+        source = said.stdout.strip() if said.rc == 0 else source
+    if source.startswith("/dev/"):
+        said = look.ask(("readlink", "-f", source))
+        source = said.stdout.strip() if said.rc == 0 else source
+    return source
 
 
 def _entries(text: str | None) -> list[list[str]]:

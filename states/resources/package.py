@@ -1,7 +1,8 @@
 """Package: one package, its version, whether it may move, and where it may come from.
 
 Rules:
-1. Nothing else is ever removed along. What would have to go is named, and it is for a person to say so.
+1. Nothing else is ever removed along, and nothing of which a program runs. What stands in the way is named, and it is
+   for a person to say that it may go.
 2. A version that is asked for exactly is got, but never by a step back or by moving what is held, unless that is said.
 3. Nothing is started or restarted: a `service` that watches the package does that.
 4. The file PIN is this resource's; without `pin` it is not there.
@@ -18,7 +19,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from ...common.errors import HostError
-from ...common.results import Disruption, Impact
 from ..action import InstallPackages, Remove, Run, WriteFile
 from ..resource import Change, Resource
 from ..system import FileFacts, Look
@@ -29,6 +29,7 @@ PIN = "/etc/apt/preferences.d/pgha-{}.pref"
 SHOW_HELD = ("apt-mark", "showhold")
 _REMOVED = re.compile(r"^(?:Remv|Purg) ([^\s:]+)", re.MULTILINE)
 _SERVICE = re.compile(r"^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$", re.MULTILINE)
+RUNNING = ("sh", "-c", "readlink /proc/[0-9]*/exe || true")  # it fails for the kernel's own threads
 _VERSION = re.compile(r"[A-Za-z0-9.+~:-]+")
 
 
@@ -60,7 +61,7 @@ class Pin(BaseModel):
 class PackageFacts:
     """`newer`: what is installed is newer than the version that is wanted. `along`: what apt would touch besides.
 
-    `running`: its services that run; known only of what is to go.
+    `running`: its services and programs that run; known only of what is to go.
     """
 
     installed: str | None = None
@@ -116,8 +117,11 @@ class Package(Resource[PackageFacts]):
         return PackageFacts(installed, held, newer, _others(self.name, moved), pin=pin)
 
     def _running(self, look: Look) -> tuple[str, ...]:
-        units = sorted(set(_SERVICE.findall(look.ask(("dpkg-query", "-L", self.name)).stdout)))
-        return tuple(unit for unit in units if look.unit(unit).active in ("active", "activating", "reloading"))
+        files = look.ask(("dpkg-query", "-L", self.name)).stdout
+        units = sorted(set(_SERVICE.findall(files)))
+        active = [unit for unit in units if look.unit(unit).active in ("active", "activating", "reloading")]
+        programs = {*map(_merged, look.ask(RUNNING).stdout.splitlines())} & {*map(_merged, files.splitlines())}
+        return (*active, *sorted(programs))
 
     def plan(self, facts: PackageFacts) -> list[Change]:
         pinned = self._pin(facts.pin)
@@ -165,12 +169,15 @@ class Package(Resource[PackageFacts]):
                 f"without {self.name} these would go, too: {', '.join(facts.along)}; nothing is removed. "
                 "If they may go, list each of them as absent before it"
             )
+        if facts.running:
+            raise HostError(
+                f"{self.name} is not removed while it runs: {', '.join(facts.running)}; stop it first, "
+                "with a service that says running: false, enabled: false"
+            )
         unhold = [self._mark("unhold", "yes", "no")] if self.name in facts.held else []
+        # dpkg, and not apt: it does nothing at all when something else came to need the package since we looked
         remove = Run(("dpkg", "--remove", self.name), timeout_s=600.0)
-        stops = [
-            Change(f"state of {unit}", remove, "active", "gone", disruption=_stopped(unit)) for unit in facts.running
-        ]
-        return [*unhold, Change("package", remove, facts.installed, "absent"), *stops]
+        return [*unhold, Change("package", remove, facts.installed, "absent")]
 
     def _mark(self, verb: str, before: str, after: str) -> Change:
         return Change("hold", Run(("apt-mark", verb, self.name)), before, after)
@@ -185,8 +192,9 @@ class Package(Resource[PackageFacts]):
         return [Change("pin", WriteFile(self._pin_path, text), before, text.splitlines()[1])]
 
 
-def _stopped(unit: str) -> Disruption:
-    return Disruption(impact=Impact.RESTART, unit=unit)
+def _merged(path: str) -> str:
+    """The path where /bin, /sbin and /lib lead into /usr, which dpkg need not know."""
+    return re.sub(r"^/(?=s?bin/|lib)", "/usr/", path)
 
 
 def _others(name: str, names: list[str] | frozenset[str]) -> tuple[str, ...]:

@@ -174,6 +174,8 @@ class Timer(Resource[TimerFacts]):
     def _whole(self) -> Timer:
         if not self.absent and not (self.on_calendar and self.command and self.command[0]):
             raise ValueError("on_calendar, command: expected a time, such as '*-*-* 04:00', and a list of words")
+        if self.command and self.command[0].startswith(("-", "@", ":", "+", "!", "|")):
+            raise ValueError(f"command: expected a program first; {self.command[0]!r} would mean more to systemd")
         if self.randomized_delay_s < 0:
             raise ValueError("randomized_delay_s: expected seconds, 0 or more")
         return self
@@ -237,7 +239,7 @@ def quoted_word(word: str) -> str:
     """A word as ExecStart= takes it for exactly itself. Source: systemd.service(5), systemd.syntax(7)."""
     text = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     text = text.replace("%", "%%").replace("$", "$$")
-    return text if re.fullmatch(r"[A-Za-z0-9_/.,:=%+-]+", text) and text[0] not in "-+:" else f'"{text}"'
+    return text if re.fullmatch(r"[A-Za-z0-9_/.,:=%+-]+", text) else f'"{text}"'
 
 
 def _must_have_a_section(content: str) -> None:
