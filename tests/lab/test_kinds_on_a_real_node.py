@@ -179,7 +179,7 @@ def test_the_host_really_is_so(node: Node) -> None:
     assert node.ok("id", "-Gn", "deploy") == "deploy dba"
     assert node.shell("getent shadow deploy | cut -d: -f2") == "!"
     assert node.ok("stat", "-c", "%U %a", "/etc/pgha-keys/id_ed25519") == "deploy 600"
-    assert node.shell("cd /home/deploy && stat -c %U:%a .ssh .ssh/authorized_keys").split() == [
+    assert node.shell("cd ~deploy && stat -c %U:%a .ssh .ssh/authorized_keys").split() == [
         "deploy:700",
         "deploy:600",
     ]
@@ -206,7 +206,7 @@ def test_a_second_apply_changes_nothing(node: Node, wanted: list[dict[str, Any]]
 DRIFTS = {
     "package:jq": "apt-mark unhold jq",
     "user:deploy": "usermod -G '' -s /bin/bash deploy",
-    "authorized_key:deploy#": "sed -i 's/^restrict,/no-pty,/; 1i # mine' /home/deploy/.ssh/authorized_keys",
+    "authorized_key:deploy#": "sed -i 's/^restrict,/no-pty,/; 1i # mine' ~deploy/.ssh/authorized_keys",
     "ssh_key:/etc/pgha-keys/id_ed25519": "rm /etc/pgha-keys/id_ed25519.pub; chmod 640 /etc/pgha-keys/id_ed25519",
     "line:/etc/login.defs#^UMASK\\s": "sed -i 's/^UMASK.*/UMASK 022/' /etc/login.defs",
     "hosts:app": "sed -i 's/10.9.9.9/10.9.9.8/' /etc/hosts",
@@ -228,7 +228,7 @@ def test_exactly_what_somebody_changed_is_repaired(node: Node, wanted: list[dict
     assert {name: [d for d in DRIFTS if name.startswith(d)] for name in changed} == {
         name: [d] for d in DRIFTS for name in results if name.startswith(d)
     }
-    assert node.shell("head -n1 /etc/fstab; head -n1 /home/deploy/.ssh/authorized_keys").split("\n") == ["# mine"] * 2
+    assert node.shell("head -n1 /etc/fstab; head -n1 ~deploy/.ssh/authorized_keys").split("\n") == ["# mine"] * 2
     assert set(statuses(node.apply(wanted)).values()) == {"unchanged"}
 
 

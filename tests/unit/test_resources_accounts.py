@@ -167,7 +167,7 @@ def test_what_sshd_would_ignore_because_others_can_write_it_is_put_right() -> No
 def test_a_link_in_a_home_is_not_followed(where: str) -> None:
     accounts = FakeAccounts(groups={"root": 0, "deploy": 1})
     accounts.users["deploy"] = FakeUser(1, "deploy", home="/srv/deploy")
-    link = FileFacts("symlink", None, "deploy", "deploy", 0o777, "/root/.ssh")
+    link = FileFacts("symlink", None, "deploy", "deploy", 0o777, "/etc")
     system = FakeSystem(accounts=accounts, files={f"/srv/deploy/{where}": link})
     (result,) = converge([AuthorizedKey(user="deploy", public_key=KEY)], system, MemoryDebts())
     assert result.status is Status.FAILED
