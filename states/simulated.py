@@ -7,11 +7,13 @@ would refuse.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..common.errors import ActionFailed
-from .resources import databases, package
+from .resources import databases, firewall, package
+from .resources.firewall import AddedRule
 from .resources.mount import fields_of
 from .system import FileFacts, Output
 
@@ -180,6 +182,49 @@ class FakeMounts:
     def _write(self, files: Files, lines: list[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)
         files["/proc/self/mounts"] = FileFacts("file", text, "root", "root", 0o444)
+
+
+@dataclass
+class FakeUfw:
+    enabled: bool = False
+    rules: list[AddedRule] = field(default_factory=list)
+    incoming: str = "deny"
+    outgoing: str = "allow"
+
+    def file(self, path: str) -> str:
+        """The text of one of ufw's own files, empty for any other."""
+        if path == firewall.ENABLED_FILE:
+            return f"ENABLED={'yes' if self.enabled else 'no'}\n"
+        if path == firewall.POLICY_FILE:
+            words = {"deny": "DROP", "allow": "ACCEPT", "reject": "REJECT"}
+            text = f'DEFAULT_INPUT_POLICY="{words[self.incoming]}"\n'
+            return text + f'DEFAULT_OUTPUT_POLICY="{words[self.outgoing]}"\n'
+        return ""
+
+    def show_added(self) -> Output:
+        lines = ["Added user rules (see 'ufw status' for running firewall):"]
+        for rule in self.rules:
+            comment = f" comment {shlex.quote(rule.comment)}" if rule.comment else ""
+            lines.append("ufw " + " ".join(rule.words) + comment)
+        return Output(0, "\n".join(lines) + "\n")
+
+    def run(self, words: tuple[str, ...]) -> None:
+        match words:
+            case ("enable",) | ("disable",):
+                self.enabled = words[0] == "enable"
+            case ("reload",):
+                pass
+            case ("default", policy, "incoming"):
+                self.incoming = policy
+            case ("default", policy, "outgoing"):
+                self.outgoing = policy
+            case ("delete", *rule):
+                self.rules = [added for added in self.rules if added.words != tuple(rule)]
+            case ("allow", *_):
+                new = AddedRule(words[:-2], words[-1]) if "comment" in words else AddedRule(words)
+                self.rules = [added for added in self.rules if added.opens != new.opens] + [new]
+            case _:
+                raise AssertionError(f"FakeUfw does not know ufw {shlex.join(words)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,7 @@ from .action import (
     rendered,
 )
 from .resources import apt_repository, firewall, mount, packages, postgres, time_sync
-from .resources.firewall import AddedRule
-from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages
+from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
@@ -41,14 +40,6 @@ _ECHO = re.compile(r'^ExecStart=/bin/sh -c "echo (\S+) > (/sys/\S+)"$', re.MULTI
 _PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeByFakeSystem"
 Program = Callable[["FakeSystem"], Output]
 _ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
-
-
-@dataclass
-class FakeUfw:
-    enabled: bool = False
-    rules: list[AddedRule] = field(default_factory=list)
-    incoming: str = "deny"
-    outgoing: str = "allow"
 
 
 @dataclass
@@ -92,12 +83,7 @@ class FakeSystem:
     performed: list[Action] = field(default_factory=list)
 
     def file(self, path: str) -> FileFacts:
-        if path == firewall.ENABLED_FILE and self.ufw:
-            return FileFacts("file", f"ENABLED={'yes' if self.ufw.enabled else 'no'}\n", "root", "root", 0o644)
-        if path == firewall.POLICY_FILE and self.ufw:
-            words = {"deny": "DROP", "allow": "ACCEPT", "reject": "REJECT"}
-            text = f'DEFAULT_INPUT_POLICY="{words[self.ufw.incoming]}"\n'
-            text += f'DEFAULT_OUTPUT_POLICY="{words[self.ufw.outgoing]}"\n'
+        if self.ufw and (text := self.ufw.file(path)):
             return FileFacts("file", text, "root", "root", 0o644)
         if path == mount.MOUNTS:
             return self.files.get(path, FileFacts("file", "", "root", "root", 0o444))
@@ -136,7 +122,7 @@ class FakeSystem:
             there = self.files[argv[-1]].mode == 0o600
             return Output(0, f"{_PUBLIC}\n") if there else Output(1, "", "bad permissions")
         if argv == firewall.SHOW:
-            return self._show_added()
+            return self.ufw.show_added() if self.ufw else Output(127, "", "ufw: not found")
         if argv == packages.SIMULATE:
             return Output(0, "\n".join(self.upgrades))
         if argv == time_sync.ASK_TIMEDATECTL:
@@ -144,15 +130,6 @@ class FakeSystem:
         if argv == time_sync.ASK_CHRONY:
             return Output(0, f"Leap status     : {'Normal' if self.synchronised else 'Not synchronised'}\n")
         raise AssertionError(f"FakeSystem was not told what {shlex.join(argv)} says; put it into answers")
-
-    def _show_added(self) -> Output:
-        if self.ufw is None:
-            return Output(127, "", "ufw: not found")
-        lines = ["Added user rules (see 'ufw status' for running firewall):"]
-        for rule in self.ufw.rules:
-            comment = f" comment {shlex.quote(rule.comment)}" if rule.comment else ""
-            lines.append("ufw " + " ".join(rule.words) + comment)
-        return Output(0, "\n".join(lines) + "\n")
 
     def patroni(self, path: str) -> tuple[int, str]:
         if self.patroni_config is None:
@@ -291,31 +268,13 @@ class FakeSystem:
                 path = "/proc/sys/" + name.replace(".", "/")
                 self.files[path] = FileFacts("file", value + "\n", "root", "root", 0o644)
             case ("ufw", *words):
-                self._ufw(tuple(word for word in words if word != "--force"))
+                if self.ufw is None:
+                    raise ActionFailed("ufw is not installed")
+                self.ufw.run(tuple(word for word in words if word != "--force"))
             case ("cp", *_):
                 pass
             case _:
                 raise AssertionError(f"FakeSystem does not know what {shlex.join(argv)} does")
-
-    def _ufw(self, words: tuple[str, ...]) -> None:
-        if self.ufw is None:
-            raise ActionFailed("ufw is not installed")
-        match words:
-            case ("enable",) | ("disable",):
-                self.ufw.enabled = words[0] == "enable"
-            case ("reload",):
-                pass
-            case ("default", policy, "incoming"):
-                self.ufw.incoming = policy
-            case ("default", policy, "outgoing"):
-                self.ufw.outgoing = policy
-            case ("delete", *rule):
-                self.ufw.rules = [added for added in self.ufw.rules if added.words != tuple(rule)]
-            case ("allow", *_):
-                new = AddedRule(words[:-2], words[-1]) if "comment" in words else AddedRule(words)
-                self.ufw.rules = [added for added in self.ufw.rules if added.opens != new.opens] + [new]
-            case _:
-                raise AssertionError(f"FakeSystem does not know ufw {shlex.join(words)}")
 
     def _issue(self, action: IssueCertificate) -> None:
         if action.name not in self.issue:

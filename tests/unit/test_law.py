@@ -33,9 +33,9 @@ from pgha.states.resources.ssh import AuthorizedKey, SshKey
 from pgha.states.resources.thp import SYSFS, THP_UNIT, Thp
 from pgha.states.resources.time_sync import TimeSync
 from pgha.states.resources.units import DropIn, Timer, UnitFile
-from pgha.states.simulated import FakeAccounts, FakeDatabase, FakeDatabases, FakePackages, FakeUser
+from pgha.states.simulated import FakeAccounts, FakeDatabase, FakeDatabases, FakePackages, FakeUfw, FakeUser
 from pgha.states.system import CertificateFacts, FileFacts, Output, UnitFacts
-from pgha.states.testing import YEAR_S, FakeSystem, FakeUfw
+from pgha.states.testing import YEAR_S, FakeSystem
 
 Host = Callable[[], FakeSystem]
 
