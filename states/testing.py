@@ -31,7 +31,7 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import apt_repository, firewall, mount, packages, postgres, time_sync
+from .resources import apt_repository, firewall, mount, packages, postgres, ssh, time_sync
 from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
@@ -118,9 +118,8 @@ class FakeSystem:
             return said
         if argv[:2] == ("systemd-analyze", "calendar"):
             return Output(0, "Next elapse: soon\n")
-        if argv[:2] == ("ssh-keygen", "-y"):
-            there = self.files[argv[-1]].mode == 0o600
-            return Output(0, f"{_PUBLIC}\n") if there else Output(1, "", "bad permissions")
+        if argv[:-1] == ssh.PUBLIC_HALF:
+            return Output(0, f"{_PUBLIC}\n") if argv[-1] in self.files else Output(1, "", "no such file")
         if argv == firewall.SHOW:
             return self.ufw.show_added() if self.ufw else Output(127, "", "ufw: not found")
         if argv == packages.SIMULATE:

@@ -33,6 +33,8 @@ _KEY = re.compile(rf"({_TYPE})[ \t]+([A-Za-z0-9+/]+=*)(?:[ \t]+(.*))?")
 _LINE = re.compile(rf'(?:((?:[^\s"#]|"(?:[^"\\]|\\.)*")+)[ \t]+)?{_KEY.pattern}')
 _OPTIONS = re.compile(r'(?:[^\s"#]|"(?:[^"\\]|\\.)*")*')
 WRITABLE_BY_OTHERS = 0o022
+# through a pipe, because of a file that others may read ssh-keygen says only that; `SshKey` closes it
+PUBLIC_HALF = ("sh", "-c", 'cat -- "$1" | ssh-keygen -y -P "" -f /dev/stdin', "sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,11 @@ class SshKey(Resource[SshKeyFacts]):
         if folder.kind not in ("absent", "directory"):
             raise HostError(f"{self._folder} is a {folder.kind}, which pgha does not follow; make it a folder")
         if private.kind != "absent":
-            said = look.ask(("ssh-keygen", "-y", "-P", "", "-f", self.path))
+            said = look.ask((*PUBLIC_HALF, self.path))
             if said.rc != 0:
                 raise HostError(
                     f"{self.path} is there but is no private key that can be used without a passphrase, and pgha "
-                    f"replaces no key; move it away, or name another path: {said.stderr.strip()}"
+                    f"replaces no key; move it away, or name another path. {said.stderr.strip()}".rstrip()
                 )
             public = said.stdout.strip()
         return SshKeyFacts(folder, private, look.file(self.path + ".pub"), public, group)

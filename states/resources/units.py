@@ -80,7 +80,7 @@ class UnitFile(Resource[UnitFileFacts]):
         return f"{FOLDER}/{self.name}"
 
     def observe(self, look: Look) -> UnitFileFacts:
-        return UnitFileFacts(look.file(self._path), look.unit(self.name))
+        return UnitFileFacts(look.file(self._path), _state(look, self.name))
 
     def plan(self, facts: UnitFileFacts) -> list[Change]:
         if not self.absent:
@@ -123,8 +123,7 @@ class DropIn(Resource[UnitFileFacts]):
         return f"{self.unit}.d/{self.name}.conf"
 
     def observe(self, look: Look) -> UnitFileFacts:
-        template = "@." in self.unit  # systemd knows no state of it
-        return UnitFileFacts(look.file(f"{FOLDER}/{self._place}"), UnitFacts() if template else look.unit(self.unit))
+        return UnitFileFacts(look.file(f"{FOLDER}/{self._place}"), _state(look, self.unit))
 
     def plan(self, facts: UnitFileFacts) -> list[Change]:
         path = f"{FOLDER}/{self._place}"
@@ -240,6 +239,11 @@ def quoted_word(word: str) -> str:
     text = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     text = text.replace("%", "%%").replace("$", "$$")
     return text if re.fullmatch(r"[A-Za-z0-9_/.,:=%+-]+", text) else f'"{text}"'
+
+
+def _state(look: Look, name: str) -> UnitFacts:
+    """Of a template systemd knows none: only its instances run."""
+    return UnitFacts() if "@." in name else look.unit(name)
 
 
 def _must_have_a_section(content: str) -> None:

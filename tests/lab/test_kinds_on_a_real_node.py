@@ -229,7 +229,6 @@ def test_exactly_what_somebody_changed_is_repaired(node: Node, wanted: list[dict
         name: [d] for d in DRIFTS for name in results if name.startswith(d)
     }
     assert node.shell("head -n1 /etc/fstab; head -n1 ~deploy/.ssh/authorized_keys").split("\n") == ["# mine"] * 2
-    assert set(statuses(node.apply(wanted)).values()) == {"unchanged"}
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {

@@ -443,6 +443,10 @@ EXAMPLES = [
         },
     ),
     Example(
+        PostgresExtension(extension="pgcrypto", database="app", absent=True, destroy=True),
+        {"none": databases(), "there": databases(app=FakeDatabase(extensions={"pgcrypto": "1.1"}))},
+    ),
+    Example(
         Sql(name="probe", check=CHECK, statements="create schema pgha;"),
         {"no schema": lambda: FakeSystem(server=True, checks={CHECK: lambda ran: "create schema pgha;" in ran})},
     ),

@@ -11,7 +11,7 @@ from pgha.states.action import MakeDirectory, Run, SetAttributes, WriteFile
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.resource import Change
 from pgha.states.resources.accounts import Group, GroupFacts, User, UserFacts
-from pgha.states.resources.ssh import AuthorizedKey, KeysFacts, SshKey, SshKeyFacts
+from pgha.states.resources.ssh import PUBLIC_HALF, AuthorizedKey, KeysFacts, SshKey, SshKeyFacts
 from pgha.states.simulated import FakeAccounts, FakeUser
 from pgha.states.system import FileFacts, Output
 from pgha.states.testing import FakeSystem
@@ -212,7 +212,7 @@ def test_a_public_half_that_is_another_keys_is_replaced_and_an_open_private_one_
 
 
 def test_what_is_no_usable_key_is_never_replaced() -> None:
-    asked = ("ssh-keygen", "-y", "-P", "", "-f", PAIR.path)
+    asked = (*PUBLIC_HALF, PAIR.path)
     system = FakeSystem(files={PAIR.path: MINE}, answers={asked: Output(255, "", "incorrect passphrase supplied")})
     (result,) = converge([PAIR], system, MemoryDebts())
     assert result.status is Status.FAILED

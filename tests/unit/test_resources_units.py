@@ -88,7 +88,8 @@ def test_the_state_of_a_template_is_not_asked_for() -> None:
             raise HostError(f"systemd knows no state of {name}")
 
     drop_in = DropIn(unit="postgresql@.service", content="[Service]\nLimitNOFILE=1\n")
-    assert drop_in.observe(Deaf()).unit == UnitFacts()
+    for resource in (drop_in, UnitFile(name="app@.service", content=CONTENT)):
+        assert resource.observe(Deaf()).unit == UnitFacts()
 
 
 JOB = Timer(name="job", on_calendar="daily", command=("/bin/a", "b c"), user="app", randomized_delay_s=60)
