@@ -212,6 +212,8 @@ class _Walk:
         if kind == "bool":
             return text.lower() == "true"
         try:
+            if kind == "int" and re.fullmatch(r"[-+]?0[0-9]+", text):
+                return text  # 0644: YAML 1.2 means 644 by it, but no one who writes a mode does
             if kind == "int":
                 return int(text, 0 if text.lower().lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
             return float(text.replace(".inf", "inf").replace(".nan", "nan")) if kind == "float" else text

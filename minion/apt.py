@@ -34,7 +34,9 @@ LISTS_FRESH_S = 3600.0
 DEADLINE_S = 1800.0
 POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = "#!/bin/sh\n# pgha installs packages; it starts their services itself\nexit 101\n"
-_STALE = re.compile(r"Unable to locate package|404 +Not Found|has no installation candidate")
+_STALE = re.compile(
+    r"Unable to locate package|404 +Not Found|has no installation candidate|Version '.+' for '.+' was not"
+)
 _CAUSES = (
     ("No space left on device", "the disk is full; free some space and apply again"),
     ("dpkg was interrupted", "an earlier package run was cut off; run `dpkg --configure -a` on this host, apply again"),
@@ -42,6 +44,14 @@ _CAUSES = (
     ("is not signed", "a package source is not signed by a key this host trusts; check its Signed-By"),
     ("NO_PUBKEY", "a package source is signed by a key this host does not have; check its Signed-By"),
     ("Unable to locate package", "no package source of this host has that package; check the source and the version"),
+    (
+        "' was not found",
+        "no package source of this host has that version; apt-cache madison NAME lists those there are",
+    ),
+    (
+        "Packages need to be removed but remove is disabled",
+        "it contradicts what is installed, and nothing is removed along; apt-get -s install NAME says what would go",
+    ),
     ("held broken packages", "the packages contradict what is installed or held; apt-mark showhold lists what is held"),
 )
 _NETWORK = re.compile(
@@ -82,7 +92,7 @@ def _changed_ns(path: str) -> int:
         return 0
 
 
-def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
+def install(run: Runner, names: tuple[str, ...], recommends: bool, options: tuple[str, ...] = ()) -> None:
     """Install in one transaction. Lists older than an hour are refreshed first; stale ones are refreshed once more.
 
     What an earlier run left half-configured is configured first.
@@ -91,7 +101,8 @@ def install(run: Runner, names: tuple[str, ...], recommends: bool) -> None:
         refreshed = update(run)
         if refreshed.rc != 0 and not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
             raise failure("apt-get update", refreshed)
-    argv = (*APT, "install", "--install-recommends" if recommends else "--no-install-recommends", *names)
+    recommended = "--install-recommends" if recommends else "--no-install-recommends"
+    argv = (*APT, "install", recommended, *options, "--", *names)
     with services_kept_off():
         said = run(argv, DEADLINE_S)
         if said.rc != 0 and "dpkg was interrupted" in said.stdout + said.stderr:  # by a power loss, say

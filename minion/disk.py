@@ -146,6 +146,7 @@ class Disk:
 
 
 def make_directory(path: str, owner: str, group: str, mode: int) -> None:
+    _uid(owner), _gid(group)  # nobody's folder is not begun
     with _explained("make the folder", path):
         Path(path).parent.mkdir(0o755, parents=True, exist_ok=True)
         Path(path).mkdir(0o700, exist_ok=True)

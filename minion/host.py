@@ -150,7 +150,8 @@ class Host:
         if said.rc not in (0, 1):
             raise HostError(f"dpkg-query cannot be asked: {said.stderr.strip()}; pgha manages Debian and Ubuntu hosts")
         rows = (line.split("\t") for line in said.stdout.splitlines())
-        there = {name.split(":")[0]: version for name, status, version in rows if status.startswith("ii")}
+        # the second letter is what it is, the first what is wanted of it: "h" of a held one
+        there = {name.split(":")[0]: version for name, status, version in rows if status[1:2] == "i"}
         return {name: there.get(name) for name in names}
 
     def unit(self, name: str) -> UnitFacts:
@@ -216,8 +217,8 @@ class Host:
                 disk.set_attributes(path, owner, group, mode)
             case Remove(path, tree):
                 self._disk.remove(path, tree)
-            case InstallPackages(names, recommends):
-                apt.install(execute, names, recommends)
+            case InstallPackages(names, recommends, options):
+                apt.install(execute, names, recommends, options)
             case UpgradePackages(scope, hold):
                 apt.upgrade(execute, scope, hold)
             case Unit(verb, name, wait):

@@ -72,10 +72,14 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class InstallPackages:
-    """One apt transaction, no service started by it (a policy-rc.d that says 101 while it runs)."""
+    """One apt transaction, no service started by it (a policy-rc.d that says 101 while it runs).
+
+    A name may be `NAME=VERSION`. `options` are further ones of apt-get install.
+    """
 
     names: tuple[str, ...]
     recommends: bool = False
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

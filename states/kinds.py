@@ -14,35 +14,64 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ..common.errors import UserError
 from .resource import AnyResource
+from .resources.accounts import Group, User
+from .resources.apt_repository import AptRepository
 from .resources.block import Block
 from .resources.certificate import Certificate
+from .resources.command import Command
+from .resources.databases import PostgresDatabase, PostgresExtension
 from .resources.files import Absent, Directory, File, Symlink
 from .resources.firewall import Firewall
+from .resources.hosts import Hosts
 from .resources.kernel import Sysctl
+from .resources.limits import Limits
+from .resources.line import Line
+from .resources.mount import Mount
+from .resources.package import Package
 from .resources.packages import Packages, Upgrade
 from .resources.patroni import PatroniConfig
 from .resources.patroni_file import PatroniFile
 from .resources.postgres import PostgresRole, Sql
 from .resources.service import Service
+from .resources.ssh import AuthorizedKey, SshKey
+from .resources.thp import Thp
 from .resources.time_sync import TimeSync
+from .resources.units import DropIn, Timer, UnitFile
 
 AnyKind = (
     Absent
+    | AptRepository
+    | AuthorizedKey
     | Block
     | Certificate
+    | Command
     | Directory
+    | DropIn
     | File
     | Firewall
+    | Group
+    | Hosts
+    | Limits
+    | Line
+    | Mount
+    | Package
     | Packages
     | PatroniConfig
     | PatroniFile
+    | PostgresDatabase
+    | PostgresExtension
     | PostgresRole
     | Service
     | Sql
+    | SshKey
     | Symlink
     | Sysctl
+    | Thp
     | TimeSync
+    | Timer
+    | UnitFile
     | Upgrade
+    | User
 )
 KINDS: dict[str, type[AnyResource]] = {kind.model_fields["kind"].default: kind for kind in get_args(AnyKind)}
 _ADAPTER: TypeAdapter[list[AnyKind]] = TypeAdapter(list[Annotated[AnyKind, Field(discriminator="kind")]])
@@ -67,7 +96,9 @@ def decode(data: Sequence[dict[str, Any]]) -> list[AnyResource]:
         index = first["loc"][0]
         kind = data[index]["kind"] if isinstance(index, int) else "?"
         where = ".".join(str(part) for part in first["loc"][2:])
-        raise UserError(f"resource number {index} ({kind}), field {where}: {first['msg']}") from None
+        field = f", field {where}" if where else ""  # what is wrong with several fields together names them itself
+        said = first["msg"].removeprefix("Value error, ").replace("a valid array", "a list")
+        raise UserError(f"resource number {index} ({kind}){field}: {said}") from None
 
 
 def encode(resources: Sequence[AnyResource]) -> list[dict[str, Any]]:

@@ -32,20 +32,15 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import firewall, packages, postgres, time_sync
-from .resources.firewall import AddedRule
+from .resources import apt_repository, firewall, mount, packages, postgres, ssh, time_sync
+from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
+_ECHO = re.compile(r'^ExecStart=/bin/sh -c "echo (\S+) > (/sys/\S+)"$', re.MULTILINE)
+_PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeByFakeSystem"
+Program = Callable[["FakeSystem"], Output]
 _ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
-
-
-@dataclass
-class FakeUfw:
-    enabled: bool = False
-    rules: list[AddedRule] = field(default_factory=list)
-    incoming: str = "deny"
-    outgoing: str = "allow"
 
 
 @dataclass
@@ -55,6 +50,7 @@ class FakeSystem:
     `issue` is what the certificate authority puts into a certificate of that name. `patroni_config` is None where no
     Patroni answers; `server` False where no PostgreSQL does. `checks` answers a query from the statements run so far.
     `upgrades` are lines as apt-get -s prints them. `confirms` is the master's answer to a guarded change.
+    `programs`: what a program says, and does to this host, by its argv; both when it is asked and when it is run.
     """
 
     files: dict[str, FileFacts] = field(default_factory=dict)
@@ -74,6 +70,11 @@ class FakeSystem:
     statements: list[str] = field(default_factory=list)
     checks: dict[str, Callable[[list[str]], bool]] = field(default_factory=dict)
     answers: dict[tuple[str, ...], Output] = field(default_factory=dict)
+    programs: dict[tuple[str, ...], Program] = field(default_factory=dict)
+    accounts: FakeAccounts = field(default_factory=FakeAccounts)
+    apt: FakePackages = field(default_factory=FakePackages)
+    mounts: FakeMounts = field(default_factory=FakeMounts)
+    databases: FakeDatabases = field(default_factory=FakeDatabases)
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
     sockets: dict[tuple[str, str], str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # type of action -> why it fails
@@ -84,13 +85,10 @@ class FakeSystem:
     performed: list[Action] = field(default_factory=list)
 
     def file(self, path: str) -> FileFacts:
-        if path == firewall.ENABLED_FILE and self.ufw:
-            return FileFacts("file", f"ENABLED={'yes' if self.ufw.enabled else 'no'}\n", "root", "root", 0o644)
-        if path == firewall.POLICY_FILE and self.ufw:
-            words = {"deny": "DROP", "allow": "ACCEPT", "reject": "REJECT"}
-            text = f'DEFAULT_INPUT_POLICY="{words[self.ufw.incoming]}"\n'
-            text += f'DEFAULT_OUTPUT_POLICY="{words[self.ufw.outgoing]}"\n'
+        if self.ufw and (text := self.ufw.file(path)):
             return FileFacts("file", text, "root", "root", 0o644)
+        if path == mount.MOUNTS:
+            return self.files.get(path, FileFacts("file", "", "root", "root", 0o444))
         return self.files.get(path, FileFacts())
 
     def attributes(self, path: str) -> FileFacts:
@@ -116,8 +114,16 @@ class FakeSystem:
     def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
         if argv in self.answers:
             return self.answers[argv]
+        if argv in self.programs:
+            return self.programs[argv](self)
+        if said := self.accounts.ask(argv) or self.apt.ask(argv, self.installed):
+            return said
+        if argv[:2] == ("systemd-analyze", "calendar"):
+            return Output(0, "Next elapse: soon\n")
+        if argv[:-1] == ssh.PUBLIC_HALF:
+            return Output(0, f"{_PUBLIC}\n") if argv[-1] in self.files else Output(1, "", "no such file")
         if argv == firewall.SHOW:
-            return self._show_added()
+            return self.ufw.show_added() if self.ufw else Output(127, "", "ufw: not found")
         if argv[1:3] == ("-C", "port"):
             return Output(1 if self.complaints else 0, "5432\n", self.complaints)
         if argv == packages.SIMULATE:
@@ -127,15 +133,6 @@ class FakeSystem:
         if argv == time_sync.ASK_CHRONY:
             return Output(0, f"Leap status     : {'Normal' if self.synchronised else 'Not synchronised'}\n")
         raise AssertionError(f"FakeSystem was not told what {shlex.join(argv)} says; put it into answers")
-
-    def _show_added(self) -> Output:
-        if self.ufw is None:
-            return Output(127, "", "ufw: not found")
-        lines = ["Added user rules (see 'ufw status' for running firewall):"]
-        for rule in self.ufw.rules:
-            comment = f" comment {shlex.quote(rule.comment)}" if rule.comment else ""
-            lines.append("ufw " + " ".join(rule.words) + comment)
-        return Output(0, "\n".join(lines) + "\n")
 
     def patroni(self, path: str) -> tuple[int, str]:
         if self.patroni_config is None:
@@ -168,7 +165,7 @@ class FakeSystem:
                 return Output(0, "\t".join((verifier, limit, *flags)) + "\n")
         if query in self.checks:
             return Output(0, "t\n" if self.checks[query](self.statements) else "f\n")
-        return Output(0, "")
+        return self.databases.ask(database, query) or Output(0, "")
 
     def container(self) -> str:
         return self.virtual
@@ -189,6 +186,9 @@ class FakeSystem:
                 self._upgrade(action)
             case Unit():
                 self._unit(action)
+            case Run(argv=("ssh-keygen", "-q", *_, path), user=user):
+                self.files[path] = FileFacts("file", None, user, user, 0o600, mtime=self.clock)
+                self.files[path + ".pub"] = FileFacts("file", f"{_PUBLIC} made\n", user, user, 0o644)
             case Run():
                 self._run(action.argv)
             case IssueCertificate():
@@ -220,7 +220,8 @@ class FakeSystem:
                     self.files.pop(name, None)
 
     def _install(self, names: tuple[str, ...]) -> None:
-        self.installed |= dict.fromkeys(names, "1.0")
+        for name, _, version in (name.partition("=") for name in names):
+            self.installed[name] = version or "1.0"
         if "ufw" in names and self.ufw is None:
             self.ufw = FakeUfw()
 
@@ -241,6 +242,9 @@ class FakeSystem:
             if facts.load == "masked":
                 raise ActionFailed(f"{name} is masked")
             facts = replace(facts, load="loaded", active="active", condition_met=True, started_at=self.clock)
+            text = self.files.get(f"/etc/systemd/system/{name}", FileFacts()).content or ""
+            for word, path in _ECHO.findall(text):
+                self.files[path] = FileFacts("file", f"[{word}]\n", "root", "root", 0o644)
         elif action.verb == "stop":
             facts = replace(facts, active="inactive", started_at=0.0)
         elif action.verb in ("enable", "disable"):
@@ -254,37 +258,28 @@ class FakeSystem:
         self.units[name] = facts
 
     def _run(self, argv: tuple[str, ...]) -> None:
+        if argv in self.programs:
+            if (said := self.programs[argv](self)).rc:
+                raise ActionFailed(f"{shlex.join(argv)} failed with exit code {said.rc}", said.stderr)
+            return
+        parts = (self.accounts.run(argv), self.apt.run(argv, self.installed), self.mounts.run(argv, self.files))
+        if any(parts):
+            return
         match argv:
+            case apt_repository.UPDATE:
+                self.files[packages.LISTS_STAMP] = FileFacts("file", "", "root", "root", 0o644, mtime=self.clock)
             case ("sysctl", "-qw", setting):
                 name, value = setting.split("=", 1)
                 path = "/proc/sys/" + name.replace(".", "/")
                 self.files[path] = FileFacts("file", value + "\n", "root", "root", 0o644)
             case ("ufw", *words):
-                self._ufw(tuple(word for word in words if word != "--force"))
+                if self.ufw is None:
+                    raise ActionFailed("ufw is not installed")
+                self.ufw.run(tuple(word for word in words if word != "--force"))
             case ("cp", *_):
                 pass
             case _:
                 raise AssertionError(f"FakeSystem does not know what {shlex.join(argv)} does")
-
-    def _ufw(self, words: tuple[str, ...]) -> None:
-        if self.ufw is None:
-            raise ActionFailed("ufw is not installed")
-        match words:
-            case ("enable",) | ("disable",):
-                self.ufw.enabled = words[0] == "enable"
-            case ("reload",):
-                pass
-            case ("default", policy, "incoming"):
-                self.ufw.incoming = policy
-            case ("default", policy, "outgoing"):
-                self.ufw.outgoing = policy
-            case ("delete", *rule):
-                self.ufw.rules = [added for added in self.ufw.rules if added.words != tuple(rule)]
-            case ("allow", *_):
-                new = AddedRule(words[:-2], words[-1]) if "comment" in words else AddedRule(words)
-                self.ufw.rules = [added for added in self.ufw.rules if added.opens != new.opens] + [new]
-            case _:
-                raise AssertionError(f"FakeSystem does not know ufw {shlex.join(words)}")
 
     def _issue(self, action: IssueCertificate) -> None:
         if action.name not in self.issue:
@@ -308,6 +303,7 @@ class FakeSystem:
             raise ActionFailed("no PostgreSQL server answers on this host")
         text = action.statements.reveal()
         self.statements.append(text)
+        self.databases.run(action.database, text)
         if match := _ROLE.fullmatch(text):
             role, attributes, verifier = match.groups()
             old = self.roles.get(role, ("", set()))[1]

@@ -21,6 +21,7 @@ from ..resources.files import File
 from ..resources.kernel import Sysctl
 from ..resources.packages import Packages, Upgrade
 from ..resources.service import Service
+from ..resources.thp import THP_UNIT, unit_text
 from ..resources.time_sync import TimeSync
 from ..software import packages, stack
 
@@ -29,7 +30,6 @@ KEYRING = "/etc/apt/keyrings/pgha-postgresql.asc"
 SOURCES = "/etc/apt/sources.list.d/pgha-postgresql.sources"
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
 PGDG = "https://apt.postgresql.org/pub/repos/apt"
-THP_UNIT = "disable-thp.service"
 UNATTENDED = "/etc/apt/apt.conf.d/52pgha-hold"
 
 
@@ -122,23 +122,7 @@ def _huge_pages(cluster: Cluster) -> list[AnyResource]:
     word = cluster.system.thp
     if word == "keep":
         return []
-    base = "/sys/kernel/mm/transparent_hugepage"
-    text = managed(cluster.name) + (
-        "[Unit]\n"
-        f"Description=Set transparent huge pages to {word}\n"
-        "DefaultDependencies=no\n"
-        "After=sysinit.target local-fs.target\n"
-        "Before=patroni.service postgresql.service\n"
-        "ConditionVirtualization=!container\n"
-        f"ConditionPathExists={base}/enabled\n"
-        "\n[Service]\n"
-        "Type=oneshot\n"
-        "RemainAfterExit=yes\n"
-        f'ExecStart=/bin/sh -c "echo {word} > {base}/enabled"\n'
-        f'ExecStart=/bin/sh -c "echo {word} > {base}/defrag"\n'
-        "\n[Install]\n"
-        "WantedBy=multi-user.target\n"
-    )
+    text = managed(cluster.name) + unit_text(word)
     unit = File(path=f"/etc/systemd/system/{THP_UNIT}", content=text)
     return [unit, Service(unit=THP_UNIT, watches=(unit.id,))]
 

@@ -49,10 +49,12 @@ class Block(Resource[FileFacts]):
         return [Change(f"lines of {self.name}", write, diff=diff)]
 
 
-def with_block(text: str, name: str, content: str) -> str:
-    """The text with exactly one such block, in the place of the first it has."""
+def with_block(text: str, name: str, content: str | None) -> str:
+    """The text with exactly one such block, in the place of the first it has; with none for content None."""
     begin, end = f"# pgha begin {name}", f"# pgha end {name}"
-    block = [begin, *content.splitlines(), end]
+    block = [begin, *content.splitlines(), end] if content is not None else []
+    if not block and begin not in text.splitlines():
+        return text
     lines = text.splitlines()
     kept: list[str] = []
     at: int | None = None

@@ -18,6 +18,7 @@ from ...common.secret import MASK, Secret
 from ..action import MARK, Action, MakeDirectory, MakeSymlink, Remove, SetAttributes, WriteFile, rendered
 from ..resource import Change, Resource
 from ..system import FileFacts, Look
+from .fields import Mode
 
 DIFF_LINES = 200
 _KEY = re.compile(r"\s*(?:- )?['\"]?[A-Za-z_][\w.\- ]*['\"]?\s*(?::|=(?=.*[^=\s]))")
@@ -34,7 +35,7 @@ class File(Resource[FileFacts]):
     content: str
     owner: str = "root"
     group: str = "root"
-    mode: int = 0o644
+    mode: Mode = 0o644
     check: tuple[str, ...] = ()
     secrets: dict[str, Secret] = Field(default_factory=dict)
 
@@ -83,7 +84,7 @@ class Directory(Resource[FileFacts]):
     path: str
     owner: str = "root"
     group: str = "root"
-    mode: int = 0o755
+    mode: Mode = 0o755
 
     def key(self) -> str:
         return self.path

@@ -54,9 +54,8 @@ CALLS = "execve,open,openat,openat2,creat,rename,renameat,renameat2,link,linkat,
 CALLS += ",mkdirat,rmdir,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,truncate,ftruncate,utimensat,mknod,mknodat"
 CALLS += ",setxattr,fsetxattr,kill,tgkill,mount,umount2,sethostname,settimeofday,clock_settime,connect"
 ASKED = {  # programs that a plan may start: all of them only say something
-    *("/usr/bin/apt-get", "/usr/bin/dpkg", "/usr/bin/dpkg-query", "/usr/bin/ischroot", "/usr/sbin/iptables"),
-    *("/usr/bin/chronyc", "/usr/bin/systemctl", "/usr/bin/systemd-detect-virt", "/usr/bin/timedatectl"),
-    *("/usr/sbin/ufw", "/usr/sbin/runuser", "/usr/bin/psql", "/usr/bin/etcdctl"),
+    *("apt-get", "dpkg", "dpkg-query", "ischroot", "iptables", "chronyc", "systemctl", "systemd-detect-virt"),
+    *("timedatectl", "ufw", "runuser", "psql", "etcdctl", "postgres"),
 }
 OWN = ("/var/lib/pgha/", "/dev/null", "/run/ufw.lock")  # its journal, and the lock that `ufw show` takes
 LOCAL = re.compile(r'sun_path="/|inet_addr\("127\.0\.0\.1"\)|inet_pton\(AF_INET6, "::1"|AF_NETLINK')
@@ -71,20 +70,20 @@ def test_a_plan_writes_nothing_starts_only_what_looks_and_asks_nobody_outside(bu
     )
     built.define(postgresql="{parameters: {max_connections: 150}}", reconcile="{interval: 1d}")
     pid = built.ok(node, "systemctl", "show", "-p", "MainPID", "--value", "pgha-minion").strip()
-    trace = ("strace", "-f", "-qq", "-y", "-e", f"trace={CALLS}", "-o", "/root/trace", "-p", pid)
+    trace = ("strace", "-f", "-qq", "-y", "-e", f"trace={CALLS}", "-o", "/var/tmp/trace", "-p", pid)
     built.ok(node, "systemd-run", "--unit=tracer", *trace)
     wait_until("strace is attached", lambda: "TracerPid:\t0" not in built.ok(node, "cat", f"/proc/{pid}/status"), 20)
     said = built.pgha("plan", "prod", "--detailed-exitcode")
     assert said.rc == 3, said.out + said.err
     assert "haproxy.cfg" in said.out and "max_connections" in said.out
     built.ok(node, "systemctl", "stop", "tracer")
-    lines = [line for line in built.ok(node, "cat", "/root/trace").splitlines() if "ENOENT" not in line]
+    lines = [line for line in built.ok(node, "cat", "/var/tmp/trace").splitlines() if "ENOENT" not in line]
     built.define(reconcile="{interval: 1d}")
     assert built.pgha("apply", "prod").rc == 0
 
-    started = {m[1] for line in lines if (m := re.search(r'execve\("([^"]+)"', line))}
-    assert "/usr/bin/systemctl" in started  # it has looked
-    assert {path for path in started if not path.startswith("/usr/lib/postgresql/")} <= ASKED
+    started = {m[1] for line in lines if (m := re.search(r'execve\("[^"]*?([^"/]+)"', line))}
+    assert {"systemctl", "postgres"} <= started  # it has looked
+    assert started <= ASKED
     outside = [line for line in lines if " connect(" in line and not LOCAL.search(line)]
     assert outside == []
     assert [line for line in lines if _writes(line)] == []

@@ -11,19 +11,32 @@ from pgha.common.secret import Secret
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.kinds import KINDS, decode, encode
 from pgha.states.resource import AnyResource
+from pgha.states.resources.accounts import Group, User
+from pgha.states.resources.apt_repository import AptRepository
 from pgha.states.resources.block import Block
 from pgha.states.resources.certificate import Certificate
+from pgha.states.resources.command import Command
+from pgha.states.resources.databases import PostgresDatabase, PostgresExtension
 from pgha.states.resources.files import Absent, Directory, File, Symlink
 from pgha.states.resources.firewall import AddedRule, Firewall, FirewallRule
+from pgha.states.resources.hosts import Hosts
 from pgha.states.resources.kernel import Sysctl
+from pgha.states.resources.limits import Limits
+from pgha.states.resources.line import Line
+from pgha.states.resources.mount import Mount
+from pgha.states.resources.package import Package, Pin
 from pgha.states.resources.packages import LISTS_STAMP, Packages, Upgrade
 from pgha.states.resources.patroni import PatroniConfig
 from pgha.states.resources.patroni_file import PatroniFile
 from pgha.states.resources.postgres import PostgresRole, Sql, verifier
 from pgha.states.resources.service import Service
+from pgha.states.resources.ssh import AuthorizedKey, SshKey
+from pgha.states.resources.thp import SYSFS, THP_UNIT, Thp
 from pgha.states.resources.time_sync import TimeSync
-from pgha.states.system import CertificateFacts, FileFacts, UnitFacts
-from pgha.states.testing import YEAR_S, FakeSystem, FakeUfw
+from pgha.states.resources.units import DropIn, Timer, UnitFile
+from pgha.states.simulated import FakeAccounts, FakeDatabase, FakeDatabases, FakePackages, FakeUfw, FakeUser
+from pgha.states.system import CertificateFacts, FileFacts, Output, UnitFacts
+from pgha.states.testing import YEAR_S, FakeSystem
 
 Host = Callable[[], FakeSystem]
 
@@ -87,6 +100,64 @@ def rules(*added: AddedRule, enabled: bool = True, incoming: str = "deny") -> Ho
 
 def role(stored: str, words: set[str]) -> Host:
     return lambda: FakeSystem(server=True, roles={"pgha_probe": (stored, set(words))})
+
+
+KEY = """\
+-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEaSYAABYJKwYBBAHaRw8BAQdA
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+SSH = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHi0nq3QSrVZ0vLrMPGx0TD6pdjvYyVgXJPCBkS0nL3s"
+
+
+def text(path: str, content: str, mode: int = 0o644) -> Host:
+    return with_file(path, FileFacts("file", content, "root", "root", mode))
+
+
+def people(user: FakeUser | None = None, files: dict[str, FileFacts] | None = None) -> Host:
+    """A host with the groups dba and app, and a user called deploy. `files` are in the home."""
+
+    def make() -> FakeSystem:
+        accounts = FakeAccounts(groups={"root": 0, "dba": 500, "app": 501, "deploy": 1001})
+        accounts.users["deploy"] = user or FakeUser(1001, "deploy", frozenset(), "/srv/deploy")
+        return FakeSystem(
+            files={f"/srv/deploy/{name}": facts for name, facts in (files or {}).items()}, accounts=accounts
+        )
+
+    return make
+
+
+def installed(version: str, held: bool = False) -> Host:
+    return lambda: FakeSystem(installed={"tool": version}, apt=FakePackages(held={"tool"} if held else set()))
+
+
+def huge_pages(word: str, unit: UnitFacts | None = None) -> Host:
+    def make() -> FakeSystem:
+        choice = FileFacts("file", "always madvise never\n".replace(word, f"[{word}]"))
+        files = {f"{SYSFS}/{name}": choice for name in ("enabled", "defrag")}
+        return FakeSystem(files=files, units={THP_UNIT: unit} if unit else {})
+
+    return make
+
+
+def initialise(host: FakeSystem) -> Output:
+    host.files["/var/lib/app/done"] = FileFacts("file", "")
+    return Output(0)
+
+
+def asked(host: FakeSystem) -> Output:
+    return Output(0 if "/var/lib/app/done" in host.files else 1)
+
+
+def commanded() -> FakeSystem:
+    return FakeSystem(programs={("app", "init"): initialise, ("app", "check"): asked})
+
+
+def databases(**names: FakeDatabase) -> Host:
+    return lambda: FakeSystem(
+        server=True, databases=FakeDatabases({"postgres": FakeDatabase(), **names}, {"pgcrypto": "1.3"})
+    )
 
 
 CHECK = "select exists (select from pg_namespace where nspname = 'pgha')"
@@ -222,6 +293,172 @@ EXAMPLES = [
             "other password": role(verifier(Secret("wrong"), b"salt"), {"LOGIN", "CONNECTION LIMIT 5"}),
             "no limit": role(verifier(Secret("right"), b"salt"), {"LOGIN"}),
         },
+    ),
+    Example(
+        Package(name="tool", version="2.0", hold=True, pin=Pin(version="2.*", priority=1001)),
+        {"bare": FakeSystem, "older": installed("1.0"), "older and held": installed("1.0", True)},
+    ),
+    Example(
+        Package(name="tool", absent=True, hold=False),
+        {"bare": FakeSystem, "there": installed("1.0"), "held": installed("1.0", True)},
+    ),
+    Example(
+        AptRepository(name="pgdg", uris=("https://a/b",), suites=("x-pgdg",), components=("main",), signed_by=KEY),
+        {
+            "bare": FakeSystem,
+            "other key": text("/etc/apt/keyrings/pgdg.asc", "other"),
+            "other source": text("/etc/apt/sources.list.d/pgdg.sources", "Types: deb\n"),
+        },
+    ),
+    Example(
+        AptRepository(name="pgdg", absent=True),
+        {"bare": FakeSystem, "there": text("/etc/apt/sources.list.d/pgdg.sources", "Types: deb\n")},
+    ),
+    Example(
+        Line(path="/etc/a", line="b=2", match="^b="),
+        {
+            "bare": FakeSystem,
+            "no such line": text("/etc/a", "a=1"),
+            "another": text("/etc/a", "a=1\nb=1\nc=1\n"),
+        },
+    ),
+    Example(
+        Line(path="/etc/a", match="^b", absent=True),
+        {"bare": FakeSystem, "twice": text("/etc/a", "b=1\na=1\nb=2")},
+    ),
+    Example(Group(name="dba", gid=700), {"bare": FakeSystem}),
+    Example(Group(name="app", absent=True), {"bare": FakeSystem, "there": people()}),
+    Example(
+        User(name="deploy", groups=("dba",), shell="/bin/sh", comment="Deployer"),
+        {
+            "bare": lambda: FakeSystem(accounts=FakeAccounts(groups={"root": 0, "dba": 500})),
+            "namesake": lambda: FakeSystem(accounts=FakeAccounts(groups={"dba": 500, "deploy": 9, "root": 0})),
+            "there": people(),
+            "elsewhere, too": people(FakeUser(1001, "deploy", frozenset({"app"}), "/srv/deploy", "/bin/bash", "x")),
+        },
+    ),
+    Example(User(name="deploy", absent=True), {"bare": FakeSystem, "there": people()}),
+    Example(
+        AuthorizedKey(user="deploy", public_key=f"{SSH} a@b", options="restrict"),
+        {
+            "bare home": people(),
+            "another key": people(files={".ssh/authorized_keys": FileFacts("file", "# x\nssh-rsa AAAA c\n", "deploy")}),
+            "without options": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH}\n{SSH} x\n", "deploy")}),
+            "open to all": people(files={".ssh": FileFacts("directory", None, "deploy", "deploy", 0o777)}),
+        },
+    ),
+    Example(
+        AuthorizedKey(user="deploy", public_key=SSH, absent=True),
+        {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"restrict {SSH} x\n")})},
+    ),
+    Example(
+        SshKey(path="/srv/deploy/.ssh/id_ed25519", owner="deploy"),
+        {
+            "bare": people(),
+            "no public half": people(
+                files={
+                    ".ssh/id_ed25519": FileFacts("file", None, "deploy", "deploy", 0o600),
+                    ".ssh": FileFacts("directory"),
+                }
+            ),
+        },
+    ),
+    Example(
+        Thp(),
+        {
+            "bare": huge_pages("always"),
+            "set back by hand": huge_pages("madvise", UnitFacts("loaded", "active", "enabled")),
+        },
+    ),
+    Example(
+        Limits(domain="@dba", soft={"nofile": 1024}, hard={"nofile": 65536, "memlock": "unlimited"}),
+        {"bare": FakeSystem, "drifted": text("/etc/security/limits.d/60-pgha-group-dba.conf", "x\n")},
+    ),
+    Example(
+        Mount(path="/srv/a b", source="tmpfs", fstype="tmpfs", options="noexec,size=1m"),
+        {
+            "bare": FakeSystem,
+            "other entry": text("/etc/fstab", "# mine\ntmpfs /srv/a\\040b tmpfs defaults 0 0\n/dev/sda1 / ext4 x 0 1"),
+            "without the option": text("/proc/self/mounts", "tmpfs /srv/a\\040b tmpfs rw 0 0\n"),
+        },
+    ),
+    Example(
+        Mount(path="/srv/a", absent=True),
+        {
+            "bare": FakeSystem,
+            "mounted": text("/proc/self/mounts", "tmpfs /srv/a tmpfs rw 0 0\n"),
+            "entry": text("/etc/fstab", "tmpfs /srv/a tmpfs defaults 0 0\n"),
+        },
+    ),
+    Example(
+        UnitFile(name="app.service", content="[Service]\nExecStart=/bin/true"),
+        {
+            "bare": FakeSystem,
+            "another": text("/etc/systemd/system/app.service", "[Service]\n"),
+            "not read yet": with_unit("app.service", UnitFacts("loaded", "active", "enabled", 1.0, True)),
+        },
+    ),
+    Example(
+        UnitFile(name="app.service", absent=True),
+        {
+            "bare": FakeSystem,
+            "enabled": lambda: FakeSystem(
+                files={"/etc/systemd/system/app.service": FileFacts("file", "x")},
+                units={"app.service": UnitFacts("loaded", "inactive", "enabled")},
+            ),
+        },
+    ),
+    Example(
+        DropIn(unit="app.service", name="limits", content="[Service]\nLimitNOFILE=65536\n"),
+        {"bare": FakeSystem, "another": text("/etc/systemd/system/app.service.d/limits.conf", "x\n")},
+    ),
+    Example(
+        Timer(name="job", on_calendar="daily", command=("/bin/true", "a b")),
+        {
+            "bare": FakeSystem,
+            "stopped": with_unit("job.timer", UnitFacts("loaded", "inactive", "enabled")),
+        },
+    ),
+    Example(
+        Timer(name="job", absent=True),
+        {
+            "bare": FakeSystem,
+            "there": lambda: FakeSystem(
+                files={f"/etc/systemd/system/job.{end}": FileFacts("file", "x") for end in ("timer", "service")},
+                units={"job.timer": UnitFacts("loaded", "active", "enabled")},
+            ),
+        },
+    ),
+    Example(
+        Command(name="init", argv=("app", "init"), creates="/var/lib/app/done", unless=("app", "check")),
+        {"bare": commanded},
+    ),
+    Example(
+        Hosts(name="app", entries={"10.0.0.1": ("db1", "db1.example"), "fd00::1": ("db1",)}),
+        {
+            "bare": FakeSystem,
+            "old": text("/etc/hosts", "127.0.0.1 localhost\n# pgha begin app\n10.0.0.2 db1\n# pgha end app\n"),
+        },
+    ),
+    Example(
+        Hosts(name="app", absent=True),
+        {"bare": FakeSystem, "there": text("/etc/hosts", "a\n# pgha begin app\n10.0.0.2 db1\n# pgha end app\nb")},
+    ),
+    Example(
+        PostgresDatabase(database="app", owner="app", encoding="UTF8", locale="C.UTF-8"),
+        {"none": databases(), "other owner": databases(app=FakeDatabase())},
+    ),
+    Example(PostgresDatabase(database="app", absent=True, destroy=True), {"there": databases(app=FakeDatabase())}),
+    Example(
+        PostgresExtension(extension="pgcrypto", database="app", version="latest"),
+        {
+            "none": databases(app=FakeDatabase()),
+            "old": databases(app=FakeDatabase(extensions={"pgcrypto": "1.1"})),
+        },
+    ),
+    Example(
+        PostgresExtension(extension="pgcrypto", database="app", absent=True, destroy=True),
+        {"none": databases(), "there": databases(app=FakeDatabase(extensions={"pgcrypto": "1.1"}))},
     ),
     Example(
         Sql(name="probe", check=CHECK, statements="create schema pgha;"),

@@ -6,7 +6,8 @@ import pytest
 from pgha.common.errors import ActionFailed
 from pgha.states.action import Guarded, Run
 from pgha.states.resources.firewall import AddedRule, Firewall, FirewallRule, parse_added
-from pgha.states.testing import FakeSystem, FakeUfw
+from pgha.states.simulated import FakeUfw
+from pgha.states.testing import FakeSystem
 from pydantic import ValidationError
 
 SSH = FirewallRule(port=22, source="10.0.0.0/8", comment="pgha: SSH admin access")
