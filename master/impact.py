@@ -9,7 +9,7 @@ from ..common.cluster import Cluster
 from ..common.results import Impact, ResourceResult
 from ..states.resources.patroni import PENDING
 from .observed import ClusterHealth
-from .stages import STAGES, concerned, disruptions_of, is_fresh, stage_waves
+from .stages import STAGES, Stage, concerned, disruptions_of, is_fresh, stage_waves
 
 
 def left_to_do(
@@ -34,11 +34,14 @@ def _pending(plans: Mapping[str, Sequence[ResourceResult]]) -> bool:
 
 
 def describe(
-    cluster: Cluster, plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHealth
+    cluster: Cluster,
+    plans: Mapping[str, Sequence[ResourceResult]],
+    health: ClusterHealth,
+    stages: Sequence[Stage] = STAGES,
 ) -> dict[str, tuple[str, ...]]:
     """`order` and `impact` of a `progress.Plan`."""
     order: list[str] = []
-    for stage in STAGES:
+    for stage in stages:
         if nodes := concerned(stage, plans):
             waves = stage_waves(stage, cluster, nodes, plans, health)
             order.append(f"{stage.name}: " + ", then ".join(" + ".join(wave) for wave in waves))
@@ -46,7 +49,7 @@ def describe(
         return {"order": tuple(order), "impact": ("nothing runs here yet, so nothing is disturbed",)}
     counted: Counter[str] = Counter()
     for node, results in plans.items():
-        for disruption in {str(d): d for stage in STAGES for d in disruptions_of(results, stage.documents)}.values():
+        for disruption in {str(d): d for stage in stages for d in disruptions_of(results, stage.documents)}.values():
             counted[str(disruption)] += 1
             if disruption.impact is Impact.RESTART and disruption.unit.startswith("patroni") and node == health.leader:
                 order.append(f"{node} leads: its restart is last, and writes stop until PostgreSQL is up again")

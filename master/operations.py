@@ -13,12 +13,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..common.clock import Clock
-from ..common.errors import PghaError, Refused, UserError
+from ..common.errors import DefinitionError, PghaError, Refused, UserError
 from ..common.names import new_job_id
 from .operation import Operation
 from .progress import End, Line, Note, Started
@@ -246,6 +247,9 @@ async def _ended(operation: Operation, work: Work) -> End:
         if not operation.cancelled_by:
             raise
         return End(exit=1, message=f"cancelled by {operation.cancelled_by}; what had been done stays")
+    except DefinitionError as error:
+        problems = [asdict(problem) for problem in error.problems]
+        return End(exit=exit_code(error), message=str(error), data={"path": error.path, "problems": problems})
     except PghaError as error:
         return End(exit=exit_code(error), message=str(error))
     except Exception as error:

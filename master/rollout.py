@@ -16,7 +16,7 @@ from ..common.results import ResourceResult, Status
 from ..states import catalog
 from ..states.resource import AnyResource
 from . import absence, gates, impact
-from .fleet import Answer, Failed, Fleet
+from .fleet import PLAN, Answer, Failed, Fleet
 from .gates import Closed, Gate
 from .members import NOTE, Members
 from .observed import ClusterHealth
@@ -25,7 +25,20 @@ from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
 from .seams import Headquarters
-from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady, steady_so_far
+from .stages import (
+    LEADER,
+    OWN,
+    Stage,
+    concerned,
+    disturbing,
+    is_fresh,
+    spares,
+    stage_waves,
+    stages_with,
+    steady,
+    steady_so_far,
+)
+from .targeting import of_cluster
 
 FRESH_S = 20.0
 
@@ -52,8 +65,12 @@ class Rollout:
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
-        if wrong := sorted(set(self.only) - set(catalog.DOCUMENTS)):
-            raise UserError(f"there is no document {wrong[0]!r}; there are {', '.join(catalog.DOCUMENTS)}")
+        self.own = self.master.user_states()
+        self._left_out = self.own.insist(self.only)
+        self._names = (*catalog.DOCUMENTS, *self.own.names)
+        self.stages = stages_with(self.own.names)
+        if wrong := sorted(set(self.only) - set(self._names)):
+            raise UserError(f"there is no document {wrong[0]!r}; there are {', '.join(self._names)}")
 
     # ---- the two things a person asks for
 
@@ -76,10 +93,10 @@ class Rollout:
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
-            for stage in STAGES:
+            for stage in self.stages:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
-                await self._stage(stage, results)
+                await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
             if not self.only or (self.report.counts["changed"] and self._led):
@@ -104,12 +121,12 @@ class Rollout:
             facts = self.master.hub.facts(name)
             if facts is None:
                 raise Failed(f"{name}: its minion is gone; apply again when it is back")
-            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes)
+            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes, self.own)
         return compiled
 
     def _documents(self, health: ClusterHealth) -> dict[str, list[str]]:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
-        wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
+        wanted = [d for d in self._names if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
         return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
 
@@ -123,6 +140,9 @@ class Rollout:
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
         self._led = health.leader != ""
+        for text in self._left_out:
+            await self.report.warn(text)
+        self.own = self.own.choose(of_cluster(self.master, self.cluster))
         compiled = await self._compile(self._chosen(), lost.node if lost is not None else "")
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
@@ -139,7 +159,7 @@ class Rollout:
         plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
         results = {node.node: node.results for node in nodes}
         if plan.change_count:
-            plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
+            plan = plan.model_copy(update=impact.describe(self.cluster, results, health, self.stages))
         if lost is not None:
             await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
@@ -204,6 +224,25 @@ class Rollout:
             await self.members.settled(node)
             await self._wave(stage, [node])
             await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, [node])
+
+    async def _own_again(
+        self, stage: Stage, results: Mapping[str, Sequence[ResourceResult]]
+    ) -> Mapping[str, Sequence[ResourceResult]]:
+        """The plans of the user's documents as they are after all other stages: another may lead, and more runs now."""
+        if (self.only and not set(self.only) & set(stage.documents)) or not (
+            concerned(stage, results) or self.own.moves(self.only)
+        ):
+            return results
+        self.own = self.own.choose(of_cluster(self.master, self.cluster))
+        documents = [d for d in stage.documents if not self.only or d in self.only]
+        answers = await self.fleet.converge(
+            "plan", await self._compile(self._chosen()), dict.fromkeys(self._chosen(), documents), PLAN
+        )
+        for node, answer in answers.items():
+            failed = [r for r in answer.results if r.status is Status.FAILED]
+            if answer.outcome is None or failed:
+                raise Failed(f"{stage.name}: {node}: no plan: {answer.why()}")
+        return {node: answer.results for node, answer in answers.items()}
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
         documents = [d for d in stage.documents if not self.only or d in self.only]

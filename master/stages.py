@@ -70,6 +70,14 @@ STAGES = (
 )
 
 
+OWN = "own"
+
+
+def stages_with(own: Sequence[str]) -> tuple[Stage, ...]:
+    """STAGES, and after them one for the documents of the user's own, if there are any."""
+    return (*STAGES, Stage(OWN, tuple(own), "", nothing_to_ask, 0.0)) if own else STAGES
+
+
 def is_fresh(health: ClusterHealth) -> bool:
     """Nothing of the cluster runs yet: no etcd answers and nobody leads."""
     return health.leader == "" and health.quorum.healthy == 0
