@@ -69,12 +69,11 @@ class StateFile:
         """A problem for each requisite of `built` (as `build` gave it) that is not among the ids `known`."""
         found = []
         for index, resource in enumerate(built):
-            for key in ("requires", "watches"):
-                for at, needed in enumerate(getattr(resource, key)):
-                    if needed not in known:
-                        message = f"{resource.id} {key} {needed}, which is in none of the documents {where}"
-                        hint = nearest(needed, [i for i in sorted(known) if _near(needed, i)]) or _no_such_kind(needed)
-                        found.append(self.source.problem("S003", ("resources", index, key, at), message, hint))
+            for key, at, needed in _requisites(resource):
+                if needed not in known:
+                    message = f"{resource.id} {key} {needed}, which is in none of the documents {where}"
+                    hint = nearest(needed, [i for i in sorted(known) if _near(needed, i)]) or _no_such_kind(needed)
+                    found.append(self.source.problem("S003", ("resources", index, key, at), message, hint))
         return found
 
 
@@ -122,6 +121,12 @@ def linked(resources: Sequence[AnyResource], known: set[str]) -> list[AnyResourc
         )
         for resource in resources
     ]
+
+
+def _requisites(resource: AnyResource) -> list[tuple[str, int, str]]:
+    """Field, number in it, and id."""
+    both = (("requires", resource.requires), ("watches", resource.watches))
+    return [(key, at, needed) for key, ids in both for at, needed in enumerate(ids)]
 
 
 def _top(source: Document) -> list[Problem]:
@@ -201,7 +206,12 @@ def _together(source: Document, placed: Mapping[int, AnyResource]) -> list[Probl
 def _circles(source: Document, resources: Sequence[AnyResource]) -> list[Problem]:
     ids = {resource.id for resource in resources}
     alone = [
-        r.model_copy(update={key: tuple(i for i in getattr(r, key) if i in ids) for key in ("requires", "watches")})
+        r.model_copy(
+            update={
+                "requires": tuple(i for i in r.requires if i in ids),
+                "watches": tuple(i for i in r.watches if i in ids),
+            }
+        )
         for r in linked(resources, ids)
     ]
     try:
@@ -214,8 +224,7 @@ def _circles(source: Document, resources: Sequence[AnyResource]) -> list[Problem
 def _no_ids(source: Document, index: int, resource: AnyResource) -> list[Problem]:
     return [
         source.problem("S003", ("resources", index, key, at), f"'{needed}' is no id of a resource", hint)
-        for key in ("requires", "watches")
-        for at, needed in enumerate(getattr(resource, key))
+        for key, at, needed in _requisites(resource)
         if (hint := _no_such_kind(needed))
     ]
 
