@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from ..common.errors import DefinitionError, Problem, UserError
-from ..common.yamltext import read_file
+from ..common.errors import Problem, UserError
+from ..common.yamltext import Document, read_file
 from ..states import statefile
 from ..states.catalog import DOCUMENTS
 from ..states.statefile import NAME_PATTERN, StateFile
@@ -41,18 +41,7 @@ def discover(folder: Path, points: Iterable[EntryPoint] = ()) -> UserStates:
 
 def read(path: Path) -> StateFile:
     """The file, checked as far as that goes without a node. Raises UserError, DefinitionError with all problems."""
-    text = read_file(path)
-    problems, loaded, source = list[Problem](), None, text
-    try:
-        loaded = statefile.load(str(path), text)
-    except DefinitionError as error:
-        problems += error.problems
-    problems += _name(path)
-    if loaded is not None:
-        problems += _target(loaded)
-    if loaded is None or problems:
-        raise DefinitionError(str(path), problems, source)
-    return loaded
+    return statefile.load(str(path), read_file(path), lambda source: [*_name(path), *_target(source)])
 
 
 def _files(folder: Path) -> list[Found]:
@@ -99,9 +88,11 @@ def _taken(name: str) -> str:
     return f"'{name}' is a document of pgha's own; give yours another name"
 
 
-def _target(loaded: StateFile) -> list[Problem]:
-    at = loaded.source.place(("target",))
-    line = loaded.source.text.splitlines()[at.line - 1]
+def _target(source: Document) -> list[Problem]:
+    at, target = source.place(("target",)), source.data.get("target")
+    if not isinstance(target, str) or not target:
+        return []  # there is none, or that it is no text is told already
+    line = source.text.splitlines()[at.line - 1]
     first = at.column + (line[at.column - 1 : at.column] in ("'", '"'))
 
     def problem(position: int, length: int, message: str, hint: str) -> Problem:
@@ -109,7 +100,7 @@ def _target(loaded: StateFile) -> list[Problem]:
         return Problem("S006", message, at.line, column, length, hint)
 
     try:
-        terms = targets.terms(loaded.target)
+        terms = targets.terms(target)
     except TargetError as error:
         return [problem(error.position, 1, f"target: {error.reason}", "see docs/reference/targets.md")]
     return [

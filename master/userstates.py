@@ -11,10 +11,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..common.errors import DefinitionError, UserError
+from ..common.errors import DefinitionError, Problem, UserError
 from ..states import catalog
 from ..states.document import Context
 from ..states.graph import order
@@ -53,6 +53,27 @@ class UserStates:
 
     def selected(self, name: str, nodes: Sequence[TargetNode]) -> list[str]:
         return targets.match(target_of(self.documents[name]), nodes)
+
+    def rows(self, nodes: Sequence[TargetNode] | None = None) -> list[dict[str, object]]:
+        """One for each document, by name. `nodes` None: nobody knows which there are.
+
+        {name, from, target, resources, nodes, error}; None for what is not known or does not apply.
+        """
+        return [self._row(name, nodes) for name in self.names]
+
+    def _row(self, name: str, nodes: Sequence[TargetNode] | None) -> dict[str, object]:
+        if name in self.faults:
+            nothing = dict.fromkeys(("from", "target", "resources", "nodes"))
+            return {"name": name, **nothing, "error": _with_hints(self.faults[name])}
+        document = self.documents[name]
+        return {
+            "name": name,
+            "from": document.path,
+            "target": target_of(document),
+            "resources": len(document) if isinstance(document, StateFile) else None,
+            "nodes": None if nodes is None else self.selected(name, nodes),
+            "error": None,
+        }
 
     def moves(self, only: Collection[str]) -> bool:
         """Whether one of these (empty: of all) follows a role that a node has only at the moment."""
@@ -124,33 +145,42 @@ def _build(document: UserDocument, context: Context) -> list[AnyResource]:
     return document.build(values, context.secrets.get)
 
 
+def twice(file: StateFile, built: Sequence[AnyResource], others: Sequence[AnyResource]) -> list[Problem]:
+    """A problem for each resource of the file, as built, whose thing is wanted by one of the others, too."""
+    shared = _shared(built, others)
+    return [file.source.problem("S008", ("resources", index), told, "take it out") for index, told in shared]
+
+
 def _claimed(
-    builtin: Iterable[AnyResource], built: Sequence[tuple[UserDocument, Sequence[AnyResource]]]
+    builtin: Sequence[AnyResource], built: Sequence[tuple[UserDocument, Sequence[AnyResource]]]
 ) -> list[UserError]:
-    """An error for each thing that a user's document shares with another document."""
-    owners: dict[object, AnyResource] = {claim: resource for resource in builtin for claim in _claims(resource)}
-    faults = list[UserError]()
+    """An error for each document that shares a thing with one before it."""
+    faults, before = list[UserError](), list(builtin)
     for document, resources in built:
-        for index, resource in enumerate(resources):
-            other = next((owners[claim] for claim in _claims(resource) if claim in owners), None)
-            if other is not None:
-                faults.append(_twice(document, index, resource, other))
-            owners |= dict.fromkeys(_claims(resource), resource)
+        if isinstance(document, PythonDocument):
+            faults += [UserError(f"{document.path}: {told}") for _, told in _shared(resources, before)]
+        elif problems := twice(document, resources, before):
+            faults.append(document.error(problems))
+        before += resources
     return faults
+
+
+def _shared(resources: Sequence[AnyResource], others: Sequence[AnyResource]) -> list[tuple[int, str]]:
+    owners: dict[object, AnyResource] = {claim: other for other in others for claim in _claims(other)}
+    found = []
+    for index, resource in enumerate(resources):
+        other = next((owners[claim] for claim in _claims(resource) if claim in owners), None)
+        if other is not None:
+            also = "" if other.id == resource.id else f", as {other.id}"
+            told = f"{resource.id} of {resource.document} is wanted by {other.document}, too{also}"
+            found.append((index, f"{told}; a thing can be wanted in one way only"))
+        owners |= dict.fromkeys(_claims(resource), resource)
+    return found
 
 
 def _claims(resource: AnyResource) -> list[object]:
     whole = thing(resource)
     return [resource.id] if whole is None else [resource.id, whole]
-
-
-def _twice(document: UserDocument, index: int, resource: AnyResource, other: AnyResource) -> UserError:
-    also = "" if other.id == resource.id else f", as {other.id}"
-    message = f"{resource.id} of {document.name} is wanted by {other.document}, too{also}"
-    message += "; a thing can be wanted in one way only"
-    if isinstance(document, StateFile):
-        return document.error([document.source.problem("S008", ("resources", index), message, "take it out")])
-    return UserError(f"{document.path}: {message}")
 
 
 def _unknown(

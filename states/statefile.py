@@ -77,10 +77,10 @@ class StateFile:
         return found
 
 
-def load(path: str, text: str) -> StateFile:
-    """Raises DefinitionError with all problems of the file."""
+def load(path: str, text: str, also: Callable[[Document], list[Problem]] = lambda source: []) -> StateFile:
+    """Raises DefinitionError with all problems of the file, and those that `also` finds in it."""
     source = parse(path, text)
-    problems = [*_top(source), *_name(source)]
+    problems = [*_top(source), *_name(source), *also(source)]
     placed, found = _resources(source, SAMPLE, lambda name: Secret("x"), PurePath(path).stem)
     problems += [*found, *_together(source, placed)]
     if not problems:
