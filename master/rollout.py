@@ -242,7 +242,10 @@ class Rollout:
             failed = [r for r in answer.results if r.status is Status.FAILED]
             if answer.outcome is None or failed:
                 raise Failed(f"{stage.name}: {node}: no plan: {answer.why()}")
-        return {node: answer.results for node, answer in answers.items()}
+        again = {node: answer.results for node, answer in answers.items()}
+        if unsafe := absence.after_plan(again, self.master.health(self.cluster), self._away):
+            raise Failed(f"{stage.name}: {unsafe[0]}")
+        return again
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
         documents = [d for d in stage.documents if not self.only or d in self.only]

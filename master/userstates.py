@@ -100,16 +100,17 @@ def compile(own: UserStates, context: Context) -> list[AnyResource]:
     Raises:
         UserError: a document cannot be built for this node; a requisite is nowhere; a thing is wanted twice.
     """
-    resources = catalog.compile(context)
-    chosen = [own.documents[name] for name in sorted(own.chosen.get(context.node.name, ())) if name in own.documents]
-    if not chosen:
-        return resources
+    resources, chosen = catalog.compile(context), own.chosen.get(context.node.name, frozenset())
     built, faults = list[tuple[UserDocument, list[AnyResource]]](), list[UserError]()
-    for document in chosen:
+    for name, document in sorted(own.documents.items()):
+        if name not in chosen and not moves(document):
+            continue
         try:
-            built.append((document, _build(document, context)))
+            made = _build(document, context)  # what may be chosen later must not fail in the middle of an apply
         except UserError as error:
             faults.append(error)
+        else:
+            built += [(document, made)] if name in chosen else []
     if not faults:
         faults = _claimed(resources, built)
     known = {r.id for r in resources} | {r.id for _, own_resources in built for r in own_resources}

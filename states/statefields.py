@@ -6,7 +6,7 @@ What a field may hold is the business of its kind's model; this file only brings
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -58,7 +58,7 @@ class Reader:
         arms = [arm for kind in types for arm in _arms(kind)]
         if Secret in arms and value is not None:
             return self._secret_of(value, path)
-        if int in arms and (path[-1] == "mode" or str(path[-1]).endswith("_mode")):
+        if int in arms and value is not None and (path[-1] == "mode" or str(path[-1]).endswith("_mode")):
             return self._mode(value, path)
         if isinstance(value, str) and path[-1] != "kind":
             return self._text(value, path)
@@ -113,8 +113,8 @@ class Reader:
 
 
 def _arms(kind: Any) -> Iterator[Any]:  # Any: type expressions
-    """The arms of a union, down to what is none; an annotated type is its own."""
-    if get_origin(kind) is None or get_origin(kind) in (dict, list, tuple):
+    """The arms of a union, down to what is none."""
+    if get_origin(kind) is None or _holds(kind, Collection):
         yield kind
     else:
         for argument in get_args(kind):
@@ -126,7 +126,13 @@ def _inside(types: Sequence[Any], key: str | int) -> Iterator[Any]:
     for arm in (arm for kind in types for arm in _arms(kind)):
         if isinstance(arm, type) and issubclass(arm, BaseModel) and key in arm.model_fields:
             yield arm.model_fields[str(key)].annotation
-        elif get_origin(arm) is dict:
+        elif _holds(arm, Mapping):
             yield get_args(arm)[1]
-        elif get_origin(arm) in (list, tuple):
+        elif _holds(arm, Collection):
             yield get_args(arm)[0]
+
+
+def _holds(arm: Any, group: type) -> bool:
+    """Whether it is a `dict[...]`, a `tuple[...]` or the like."""
+    origin = get_origin(arm)
+    return isinstance(origin, type) and issubclass(origin, group)

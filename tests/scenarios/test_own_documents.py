@@ -11,6 +11,7 @@ from pgha.common.results import Status
 from pgha.master.progress import End, Note, Plan, Resource, Step
 from pgha.master.simulation import Simulation
 from pgha.master.userfolder import discover
+from pgha.states.system import UnitFacts
 
 NODES = ["pg-node1", "pg-node2", "witness-node"]
 MOTD = "schema: pgha/states/v1\n{target}resources:\n  - kind: file\n    path: /etc/motd\n    content: |\n      {text}\n"
@@ -120,6 +121,19 @@ def test_the_plan_shows_the_waves_and_what_is_restarted(built: Simulation, write
     assert "restart app on 3 nodes" in plan.impact
 
 
+def test_a_restart_of_yours_goes_node_by_node_on_a_cluster_that_has_just_been_founded_as_planned(
+    bare: Simulation, write: Write
+) -> None:
+    for node in bare.world.nodes.values():
+        node.system.units["app.service"] = UnitFacts("loaded", "active", enabled="enabled", started_at=1.0)
+    write(bare, app=SERVICE)
+    (plan,) = (line for line in bare.plan() if isinstance(line, Plan))
+    assert plan.order[-1] == "own: witness-node, then pg-node1, then pg-node2"
+    lines = bare.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert began(lines) == ["witness-node", "pg-node2", "pg-node1"]
+
+
 @pytest.mark.parametrize(
     ("target", "nodes"),
     [
@@ -180,6 +194,14 @@ def test_a_document_that_cannot_be_used_fails_the_plan_and_nothing_is_changed(
         assert told in last.message
         assert "motd.yml" in last.message
     assert not any(node.system.performed for node in built.world.nodes.values())
+
+
+def test_a_secret_that_only_the_leader_will_need_is_missed_before_a_cluster_is_founded(
+    bare: Simulation, write: Write
+) -> None:
+    write(bare, motd=motd("hello", "role:leader").replace("content:", "secrets: {x: 'secret:none'}\n    content:"))
+    assert "the cluster prod has no secret none" in end(bare.apply()).message
+    assert not any(node.system.performed for node in bare.world.nodes.values())
 
 
 def test_a_broken_document_does_not_keep_one_from_repairing_what_is_built_in(built: Simulation, write: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -94,6 +95,25 @@ def test_every_kind_can_be_written_as_far_as_its_fields_are_named() -> None:
         assert f"unknown key 'nothing' in a resource of kind {kind}" in told(
             HEAD + f"  - {{kind: {kind}, nothing: 1}}\n"
         )
+
+
+SECRET_FIELDS = [
+    (kind, name, {"a": "hunter2"} if "dict" in str(field.annotation) else "hunter2")
+    for kind, model in KINDS.items()
+    for name, field in model.model_fields.items()
+    if "Secret" in str(field.annotation)
+]
+
+
+def test_there_are_kinds_that_take_secrets() -> None:
+    assert {("file", "secrets"), ("postgres_role", "password")} <= {(kind, name) for kind, name, _ in SECRET_FIELDS}
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), SECRET_FIELDS)
+def test_no_kind_takes_a_secret_in_clear_text(kind: str, name: str, value: object) -> None:
+    shown = told(HEAD + f"  - {{kind: {kind}, {name}: {json.dumps(value)}}}\n")
+    assert "error[C040]" in shown
+    assert "hunter2" not in shown
 
 
 # ---- names in braces
