@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 
 from ..common.errors import DefinitionError, Problem, UserError
 from ..states import catalog
+from ..states.claims import claims
 from ..states.document import Context
 from ..states.graph import order
 from ..states.placeholders import values_of
 from ..states.resource import AnyResource
-from ..states.statefile import EVERYWHERE, StateFile, linked, thing
+from ..states.statefile import EVERYWHERE, StateFile, linked
 from . import targets
 from .targets import TargetNode
 from .userpython import PythonDocument
@@ -167,21 +168,16 @@ def _claimed(
 
 
 def _shared(resources: Sequence[AnyResource], others: Sequence[AnyResource]) -> list[tuple[int, str]]:
-    owners: dict[object, AnyResource] = {claim: other for other in others for claim in _claims(other)}
+    owners: dict[object, AnyResource] = {claim: other for other in others for claim in claims(other)}
     found = []
     for index, resource in enumerate(resources):
-        other = next((owners[claim] for claim in _claims(resource) if claim in owners), None)
+        other = next((owners[claim] for claim in claims(resource) if claim in owners), None)
         if other is not None:
             also = "" if other.id == resource.id else f", as {other.id}"
             told = f"{resource.id} of {resource.document} is wanted by {other.document}, too{also}"
             found.append((index, f"{told}; a thing can be wanted in one way only"))
-        owners |= dict.fromkeys(_claims(resource), resource)
+        owners |= dict.fromkeys(claims(resource), resource)
     return found
-
-
-def _claims(resource: AnyResource) -> list[object]:
-    whole = thing(resource)
-    return [resource.id] if whole is None else [resource.id, whole]
 
 
 def _unknown(

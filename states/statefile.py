@@ -17,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ..common.errors import DefinitionError, Problem, UserError
 from ..common.secret import Secret
 from ..common.settings import nearest
 from ..common.yamltext import Document, KeyPath, parse
+from .claims import claims, full_name
 from .graph import order
 from .kinds import KINDS
 from .placeholders import SAMPLE, Values
@@ -88,21 +88,6 @@ def load(path: str, text: str, also: Callable[[Document], list[Problem]] = lambd
     if problems:
         raise DefinitionError(path, problems, text)
     return StateFile(PurePath(path).stem, path, str(source.data.get("target", EVERYWHERE)), source)
-
-
-def thing(resource: AnyResource) -> tuple[str, str] | None:
-    """What of the host the resource claims as a whole, however it is spelled; None for what its id alone tells.
-
-    A path is one thing for `file`, `directory`, `symlink` and `absent`; lines in a file are not the file. A unit is one
-    thing with and without `.service`.
-    """
-    whole = getattr(resource, "path", None)
-    if isinstance(whole, str) and resource.key() == whole:
-        return ("path", posixpath.normpath(whole))
-    unit = getattr(resource, "unit", None)
-    if isinstance(unit, str) and resource.key() == unit:
-        return ("unit", _full(unit))
-    return None
 
 
 def linked(resources: Sequence[AnyResource], known: set[str]) -> list[AnyResource]:
@@ -193,10 +178,9 @@ def _together(source: Document, placed: Mapping[int, AnyResource]) -> list[Probl
     """What is wanted twice in the file, and requisites that can be no id of a resource."""
     found, first = list[Problem](), dict[object, int]()
     for index, resource in placed.items():
-        claims = [resource.id, thing(resource) or resource.id]
-        before = [first.setdefault(claim, index) for claim in claims]
-        if min(before) < index:
-            line = source.place(("resources", min(before))).line
+        before = min(first.setdefault(claim, index) for claim in claims(resource))
+        if before < index:
+            line = source.place(("resources", before)).line
             message = f"{resource.id} is wanted twice, first in line {line}; a thing can be wanted in one way only"
             found.append(source.problem("S002", ("resources", index), message, "keep one"))
         found += _no_ids(source, index, resource)
@@ -241,11 +225,7 @@ def _near(needed: str, known: str) -> bool:
     return known.partition(":")[0] == needed.partition(":")[0]
 
 
-def _full(unit: str) -> str:
-    return unit if "." in unit else f"{unit}.service"
-
-
 def _other_spelling(needed: str) -> str:
     if not needed.startswith("service:"):
         return needed
-    return needed.removesuffix(".service") if needed.endswith(".service") else _full(needed)
+    return needed.removesuffix(".service") if needed.endswith(".service") else full_name(needed)
