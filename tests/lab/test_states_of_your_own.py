@@ -48,7 +48,7 @@ resources:
 class Host:
     site: Site
 
-    def write(self, text: str, path: str = "/root/greeter.yml") -> None:
+    def write(self, text: str, path: str = "/var/tmp/greeter.yml") -> None:
         said = self.site.run([*self.site.lab_exec(NODE), "sh", "-c", 'cat > "$1"', "sh", path], stdin=text)
         assert said.rc == 0, said.err
 
@@ -56,7 +56,7 @@ class Host:
         return self.site.on(NODE, *argv)
 
     def apply(self, *words: str, env: str = "PGHA=1") -> Said:
-        return self.on("env", env, "pgha-minion", "apply", "--local", "/root/greeter.yml", *words)
+        return self.on("env", env, "pgha-minion", "apply", "--local", "/var/tmp/greeter.yml", *words)
 
     def text(self, path: str) -> str:
         return self.site.ok(NODE, "sh", "-c", f"cat {path} 2>/dev/null || true")
@@ -77,7 +77,7 @@ def test_a_plan_shows_what_would_be_done_and_does_none_of_it(host: Host) -> None
     said = host.apply("--plan")
     assert said.rc == 0, said.out + said.err
     assert f"+{NODE}" in said.out
-    assert said.out.splitlines()[-1] == "Plan of /root/greeter.yml: 4 to change, 0 unchanged, 0 failed."
+    assert said.out.splitlines()[-1] == "Plan of /var/tmp/greeter.yml: 4 to change, 0 unchanged, 0 failed."
     assert "target: role:data  is for the master" in said.err
     assert host.text("/etc/greeter.conf") == ""
 
@@ -116,7 +116,7 @@ def test_a_bad_file_is_told_with_line_and_column_and_nothing_is_done(host: Host)
     host.write((STATE % "bad").replace("kind: service", "kind: servcie"))
     said = host.apply()
     assert said.rc == 2
-    assert "/root/greeter.yml:21:11" in said.err
+    assert "/var/tmp/greeter.yml:21:11" in said.err
     assert "did you mean 'service'?" in said.err
     assert "Traceback" not in said.err
     assert host.text("/etc/greeter.conf") == "greeting=hello\n"
@@ -138,13 +138,13 @@ def test_a_reload_that_a_kill_prevented_is_made_by_the_next_apply(host: Host) ->
 
 def test_two_applies_never_run_at_once(host: Host) -> None:
     """The first one waits in the check of a file for as long as /run/hold is there."""
-    held = STATE % "held" + '  - {kind: file, path: /etc/slow, content: x, check: [/root/hold, "%s"]}\n'.replace(
+    held = STATE % "held" + '  - {kind: file, path: /etc/slow, content: x, check: [/var/tmp/hold, "%s"]}\n'.replace(
         "%%", "%"
     )
     host.write(held)
-    host.write("#!/bin/sh\ntouch /run/held; while [ -e /run/hold ]; do sleep 0.1; done\n", "/root/hold")
-    host.site.ok(NODE, "sh", "-c", "chmod +x /root/hold; touch /run/hold")
-    argv = [sys.executable, str(LAB), "exec", NODE, "--", "pgha-minion", "apply", "--local", "/root/greeter.yml"]
+    host.write("#!/bin/sh\ntouch /run/held; while [ -e /run/hold ]; do sleep 0.1; done\n", "/var/tmp/hold")
+    host.site.ok(NODE, "sh", "-c", "chmod +x /var/tmp/hold; touch /run/hold")
+    argv = [sys.executable, str(LAB), "exec", NODE, "--", "pgha-minion", "apply", "--local", "/var/tmp/greeter.yml"]
     with subprocess.Popen(argv, env=host.site.environment, stdout=subprocess.PIPE, text=True) as first:
         wait_until("the first one is in the middle", lambda: host.on("test", "-e", "/run/held").rc == 0, 20)
         second = host.apply()
