@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ..common.cluster import Cluster
 from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult, Status
-from ..states import catalog
 from ..states.resource import AnyResource
 from . import absence, gates, impact
-from .fleet import PLAN, Answer, Failed, Fleet
+from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
+from .ownpart import OwnPart
 from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
@@ -34,11 +34,9 @@ from .stages import (
     is_fresh,
     spares,
     stage_waves,
-    stages_with,
     steady,
     steady_so_far,
 )
-from .targeting import of_cluster
 
 FRESH_S = 20.0
 
@@ -65,12 +63,7 @@ class Rollout:
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
-        self.own = self.master.user_states()
-        self._left_out = self.own.insist(self.only)
-        self._names = (*catalog.DOCUMENTS, *self.own.names)
-        self.stages = stages_with(self.own.names)
-        if wrong := sorted(set(self.only) - set(self._names)):
-            raise UserError(f"there is no document {wrong[0]!r}; there are {', '.join(self._names)}")
+        self.own = OwnPart(self.master, self.cluster, self.only)
 
     # ---- the two things a person asks for
 
@@ -93,7 +86,7 @@ class Rollout:
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
-            for stage in self.stages:
+            for stage in self.own.stages:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
                 await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
@@ -121,12 +114,12 @@ class Rollout:
             facts = self.master.hub.facts(name)
             if facts is None:
                 raise Failed(f"{name}: its minion is gone; apply again when it is back")
-            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes, self.own)
+            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes, self.own.states)
         return compiled
 
     def _documents(self, health: ClusterHealth) -> dict[str, list[str]]:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
-        wanted = [d for d in self._names if not self.only or d in self.only]
+        wanted = [d for d in self.own.names if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
         return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
 
@@ -140,10 +133,8 @@ class Rollout:
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
         self._led = health.leader != ""
-        for text in self._left_out:
-            await self.report.warn(text)
-        self.own = self.own.choose(of_cluster(self.master, self.cluster))
-        compiled = await self._compile(self._chosen(), lost.node if lost is not None else "")
+        joining = lost.node if lost is not None else ""
+        compiled = await self.own.compiled(lambda: self._compile(self._chosen(), joining), self.report)
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
             raise Failed(f"{silent[0].node}: no plan: {silent[0].why()}")
@@ -159,7 +150,7 @@ class Rollout:
         plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
         results = {node.node: node.results for node in nodes}
         if plan.change_count:
-            plan = plan.model_copy(update=impact.describe(self.cluster, results, health, self.stages))
+            plan = plan.model_copy(update=impact.describe(self.cluster, results, health, self.own.stages))
         if lost is not None:
             await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
@@ -228,21 +219,8 @@ class Rollout:
     async def _own_again(
         self, stage: Stage, results: Mapping[str, Sequence[ResourceResult]]
     ) -> Mapping[str, Sequence[ResourceResult]]:
-        """The plans of the user's documents as they are after all other stages: another may lead, and more runs now."""
-        if (self.only and not set(self.only) & set(stage.documents)) or not (
-            concerned(stage, results) or self.own.moves(self.only)
-        ):
-            return results
-        self.own = self.own.choose(of_cluster(self.master, self.cluster))
-        documents = [d for d in stage.documents if not self.only or d in self.only]
-        answers = await self.fleet.converge(
-            "plan", await self._compile(self._chosen()), dict.fromkeys(self._chosen(), documents), PLAN
-        )
-        for node, answer in answers.items():
-            failed = [r for r in answer.results if r.status is Status.FAILED]
-            if answer.outcome is None or failed:
-                raise Failed(f"{stage.name}: {node}: no plan: {answer.why()}")
-        again = {node: answer.results for node, answer in answers.items()}
+        nodes = self._chosen()
+        again = await self.own.again(stage, results, nodes, lambda: self._compile(nodes), self.fleet)
         if unsafe := absence.after_plan(again, self.master.health(self.cluster), self._away):
             raise Failed(f"{stage.name}: {unsafe[0]}")
         return again

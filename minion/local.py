@@ -91,7 +91,11 @@ def read(path: Path, node: str = "") -> Wanted:
 def plan(wanted: Wanted, paths: MinionPaths, tell: Callable[[ResourceResult], None], system: System) -> Outcome:
     """What an apply would do now. Raises HostError when the journal cannot be read."""
     owed = set[str]()
-    if paths.local_journal.exists():
+    try:
+        there = paths.local_journal.exists()
+    except OSError as error:
+        raise HostError(f"{paths.local_journal} cannot be read: {error.strerror}; run as root") from None
+    if there:
         journal = Journal(paths.local_journal)
         owed = journal.debts()
         journal.close()

@@ -88,7 +88,7 @@ def show(screen: Terminal, document: str, cluster: str, nodes: tuple[str, ...]) 
     from .client import ask
     from .plan import definition, selection
 
-    arguments = {**definition(cluster), "document": document, "nodes": selection(nodes, ())["nodes"]}
+    arguments = {**definition(cluster), "name": document, "nodes": selection(nodes, ())["nodes"]}
     end = ask("states.show", arguments, screen.progress)
     finish(screen, end)
     if screen.as_json:

@@ -21,7 +21,7 @@ from ..userstates import UserStates
 class Shown(Arguments):
     """`path` and `text`: the definition as the CLI read it. No `nodes`: all of them."""
 
-    document: str
+    name: str
     path: str
     text: str
     nodes: tuple[str, ...] = ()
@@ -45,17 +45,17 @@ async def show(master: Master, request: Request) -> AsyncIterator[Any]:
         if facts is None:
             raise UserError(f"{node.name}: its minion is not known, and a document is built from what it reports")
         resources = master.compile(cluster, node, facts, notes, own)
-        found[node.name] = encode_redacted([r for r in resources if r.document == wanted.document])
-    yield End(data={"document": wanted.document, "cluster": cluster.name, "nodes": found})
+        found[node.name] = encode_redacted([r for r in resources if r.document == wanted.name])
+    yield End(data={"document": wanted.name, "cluster": cluster.name, "nodes": found})
 
 
 def _insist(wanted: Shown, own: UserStates, cluster: Cluster) -> None:
     """Raises UserError for a document or a node that is not there, or that cannot be used."""
-    if wanted.document in own.faults:
-        raise own.faults[wanted.document]
+    if wanted.name in own.faults:
+        raise own.faults[wanted.name]
     known = (*DOCUMENTS, *own.names)
-    if wanted.document not in known:
-        raise UserError(f"there is no document {wanted.document!r}; {nearest(wanted.document, known)}")
+    if wanted.name not in known:
+        raise UserError(f"there is no document {wanted.name!r}; {nearest(wanted.name, known)}")
     names = [node.name for node in cluster.nodes]
     if unknown := [name for name in wanted.nodes if name not in names]:
         raise UserError(f"{unknown[0]} is no node of {cluster.name}; {nearest(unknown[0], names)}")

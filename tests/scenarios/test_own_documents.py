@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,22 @@ def test_a_secret_that_only_the_leader_will_need_is_missed_before_a_cluster_is_f
     assert not any(node.system.performed for node in bare.world.nodes.values())
 
 
-def test_a_broken_document_does_not_keep_one_from_repairing_what_is_built_in(built: Simulation, write: Write) -> None:
-    write(built, motd="schema: no\n")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("schema: no\n", "the document motd cannot be used and is left out"),
+        (motd("hello").replace("/etc/motd", "/etc/haproxy/haproxy.cfg"), "documents of your own cannot be built"),
+    ],
+)
+def test_a_broken_document_does_not_keep_one_from_repairing_what_is_built_in(
+    built: Simulation, write: Write, text: str, told: str
+) -> None:
+    write(built, motd=text)
+    files = built.world.nodes["pg-node2"].system.files
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], content="# by hand\n")
     lines = built.apply(only=("haproxy",))
     assert end(lines).exit == 0, end(lines).message
+    assert ("pg-node2", "file:/etc/haproxy/haproxy.cfg") in changed(lines)
     warnings = [line.text for line in lines if isinstance(line, Note) and line.level == "warning"]
-    assert any("the document motd cannot be used and is left out" in text for text in warnings)
+    assert [text for text in warnings if told in text]
+    assert end(built.apply(only=("motd",))).exit == 2
