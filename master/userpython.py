@@ -7,6 +7,7 @@ wire: only resources of kinds that a minion knows.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 from collections.abc import Callable
@@ -30,6 +31,11 @@ class PythonDocument:
     name: str
     path: str
     builder: Callable[[Context], object]
+
+    @property
+    def digest(self) -> str:
+        """Of where it is from, with the package's version; the code itself may be anywhere."""
+        return hashlib.sha256(self.path.encode()).hexdigest()[:16]
 
     def build(self, context: Context) -> list[AnyResource]:
         """Raises UserError when the function raises, or returns anything but resources."""

@@ -26,6 +26,7 @@ from . import targets
 from .targets import TargetNode
 from .userpython import PythonDocument
 
+NOTE = "own:"
 MOVING = ("leader", "replica", "sync")
 
 UserDocument = StateFile | PythonDocument
@@ -51,6 +52,17 @@ class UserStates:
             for node in self.selected(name, nodes):
                 chosen[node].add(name)
         return replace(self, chosen={node: frozenset(names) for node, names in chosen.items()})
+
+    def as_applied(self, notes: Mapping[str, str]) -> UserStates:
+        """Those that are still what was applied last, by the notes of `applied`."""
+        kept = {
+            name: document for name, document in self.documents.items() if notes.get(NOTE + name) == document.digest
+        }
+        return UserStates(kept)
+
+    def applied(self, only: Collection[str]) -> dict[str, str]:
+        """What to note when these (empty: all) have been applied."""
+        return {NOTE + name: found.digest for name, found in self.documents.items() if not only or name in only}
 
     def selected(self, name: str, nodes: Sequence[TargetNode]) -> list[str]:
         return targets.match(target_of(self.documents[name]), nodes)

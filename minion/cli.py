@@ -115,7 +115,7 @@ async def _run() -> None:
     agent = Agent(settings, identity, trust, journal)
     host = Host(agent.sign, agent.confirm)
     agent.worker = Worker(journal, host, agent.wake, agent.ended, agent.fetch, Turn(paths.turn))
-    agent.sampler = Sampler(Host(agent.sign, agent.confirm))
+    agent.sampler = Sampler(Host(agent.sign, agent.confirm), watched=agent.worker.watched)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

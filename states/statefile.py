@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class StateFile:
     path: str
     target: str
     source: Document
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.source.text.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.source.data["resources"])

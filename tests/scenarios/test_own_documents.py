@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from pgha.common.results import Status
+from pgha.master.plan_file import Expected
 from pgha.master.progress import End, Note, Plan, Resource, Step
 from pgha.master.simulation import Simulation
+from pgha.master.testing import three_nodes
 from pgha.master.userfolder import discover
 from pgha.states.system import UnitFacts
 
@@ -224,3 +226,48 @@ def test_a_broken_document_does_not_keep_one_from_repairing_what_is_built_in(
     warnings = [line.text for line in lines if isinstance(line, Note) and line.level == "warning"]
     assert [text for text in warnings if told in text]
     assert end(built.apply(only=("motd",))).exit == 2
+
+
+# ---- drift, and plans that were kept
+
+
+def test_what_drifts_from_a_document_of_yours_is_seen_and_mended_where_that_was_asked_for(
+    built: Simulation, write: Write
+) -> None:
+    write(built, motd=motd("hello"))
+    built.world.cluster = three_nodes(reconcile={"interval": 600, "policy": "enforce"})
+    assert end(built.apply()).exit == 0
+    files = built.world.nodes["pg-node2"].system.files
+    files["/etc/motd"] = replace(files["/etc/motd"], content="by hand\n")
+    assert built.watch(100).differences == ()
+    assert content(built, "pg-node2") == "hello\n"
+
+
+@pytest.mark.parametrize("later", [motd("other"), "schema: no\n"])
+def test_what_was_written_since_the_last_apply_is_nobodys_drift_and_is_never_applied_by_itself(
+    built: Simulation, write: Write, later: str
+) -> None:
+    write(built, motd=motd("hello"))
+    built.world.cluster = three_nodes(reconcile={"interval": 60, "policy": "enforce"})
+    assert end(built.apply()).exit == 0
+    write(built, motd=later, new=motd("x").replace("/etc/motd", "/etc/new"))
+    seen = built.watch(400)
+    assert (seen.differences, seen.error) == ((), "")
+    assert (content(built, "pg-node2"), content(built, "pg-node2", "/etc/new")) == ("hello\n", None)
+
+
+def test_a_kept_plan_does_not_change_what_is_not_in_it(bare: Simulation, write: Write) -> None:
+    """Who would lead was not known when it was made."""
+    write(bare, motd=motd("hello", "role:leader"))
+    (plan,) = (line for line in bare.plan() if isinstance(line, Plan))
+    last = end(bare.apply(expect=Expected(at=0.0, plan=plan)))
+    assert last.exit == 1
+    assert "pg-node1: file:/etc/motd would be changed, too, which is not in the plan; plan again" in last.message
+    assert content(bare, "pg-node1") is None
+
+
+def test_a_kept_plan_with_a_document_of_yours_is_carried_out(built: Simulation, write: Write) -> None:
+    write(built, motd=motd("hello"))
+    (plan,) = (line for line in built.plan() if isinstance(line, Plan))
+    last = end(built.apply(expect=Expected(at=0.0, plan=plan)))
+    assert (last.exit, last.data["changed"]) == (0, 3), last.message

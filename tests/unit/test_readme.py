@@ -12,13 +12,16 @@ import click
 import pytest
 from pgha.common import messages
 from pgha.common.paths import Paths
+from pgha.common.results import ChangeView, Disruption, ResourceResult
 from pgha.master import setup
 from pgha.master.cli.main import cli
+from pgha.master.progress import NodePlan, Plan
 from pgha.master.stages import STAGES
 from pgha.minion.cli import main as minion
 from pgha.minion.settings import MinionPaths
 from pgha.states.catalog import DOCUMENTS
 from pgha.states.kinds import KINDS
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "packaging" / "lab"))
@@ -143,3 +146,13 @@ def test_the_demos_definition_is_valid_without_a_warning() -> None:
 def test_of_a_plan_the_demo_shows_what_it_means_and_how_much_it_is() -> None:
     text = "Cluster prod\n\npg-node1  1 change\n  + file\n\nOrder    a -> b\nImpact   none\n\nPlan: 1 to change."
     assert demo.last_paragraph(text) == "Order    a -> b\nImpact   none\nPlan: 1 to change."
+
+
+@pytest.mark.parametrize("model", [Plan, NodePlan, ResourceResult, ChangeView, Disruption])
+def test_every_field_of_a_plan_as_json_is_described_and_no_other(model: type[BaseModel]) -> None:
+    page = (ROOT / "docs/reference/plan-json.md").read_text()
+    told = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
+    told |= set(Disruption.model_fields) if "`impact` (`none`" in page and "and `unit`" in page else set()
+    assert set(model.model_fields) <= told
+    known = {name for one in (Plan, NodePlan, ResourceResult, ChangeView, Disruption) for name in one.model_fields}
+    assert told <= known
