@@ -24,6 +24,11 @@ class Paths:
         return self.etc / "clusters"
 
     @property
+    def user_states(self) -> Path:
+        """State documents of the user's own, on the master."""
+        return self.etc / "states"
+
+    @property
     def pki(self) -> Path:
         return self.etc / "pki"
 

@@ -108,9 +108,18 @@ def _explain(model: type[BaseModel], document: Document, at: KeyPath, path: KeyP
         return document.problem("C001", at, f"unknown key '{name}'{where}", hint, key=True)
     if kinds == {"missing"}:
         return document.problem("C003", at, f"the key '{name}' is missing{where}", f"add  {name}: ...", key=True)
+    if kinds == {"value_error"} and (said := _sentence(found)):
+        return document.problem("C002", at, f"{dotted(at)}: {said}")
     wanted = " or ".join(dict.fromkeys(text for detail in found if (text := _expected(detail))))
     message = f"{dotted(at)}: expected {wanted}, found {_shown(found[0]['input'])}"
     return document.problem("C002", at, message)
+
+
+def _sentence(found: list[Any]) -> str:
+    """What a validator says, where that is more than what it expected; else nothing."""
+    said = str(found[0]["ctx"]["error"])
+    whole = len(found) == 1 and (not said.startswith("expected ") or ", not " in said)
+    return said if whole else ""
 
 
 _TYPES = {

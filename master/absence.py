@@ -19,7 +19,7 @@ from ..states.documents.pki import authority_ids
 from .gates import Closed
 from .observed import ClusterHealth
 from .replacement import Replacement
-from .stages import STAGES, disruptions_of, spares
+from .stages import disruptions_of, spares
 from .waves import stops
 
 AUTHORITIES = frozenset(
@@ -59,7 +59,7 @@ def after_plan(plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHea
     names = ", ".join(away)
     found = []
     for node, results in plans.items():
-        disruptions = [d for stage in STAGES for d in disruptions_of(results, stage.documents)]
+        disruptions = disruptions_of(results, {result.document for result in results})
         seen = spares([node])(health)
         if any(stops(d, "etcd") for d in disruptions) and isinstance(seen, Closed):
             found.append(f"{node}: etcd would be restarted; {seen.reason}")

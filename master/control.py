@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..common.errors import PghaError, Refused, UserError
 from ..common.functions import Role
-from .operations import exit_code
+from .operations import exit_code, failure
 from .progress import End
 from .roles import Groups, NotAllowed, Operator, allows, check
 
@@ -187,7 +187,7 @@ async def _serve(
     except NotAllowed as error:
         await lines.say(End(exit=_EXIT_NOT_ALLOWED, message=str(error)))
     except PghaError as error:
-        await lines.say(End(exit=exit_code(error), message=str(error)))
+        await lines.say(failure(error))
     except ConnectionError:
         raise
     except Exception as error:

@@ -89,7 +89,9 @@ class Drifts:
             return
         quiet = Operation(new_job_id(), f"drift {cluster.name}", cluster.name, self.master.clock)
         text = await self.master.definition(cluster.name)
-        end = await Rollout(self.master, quiet, cluster, text, inventory.digest(text), connected).plan()
+        end = await Rollout(
+            self.master, quiet, cluster, text, inventory.digest(text), connected, as_applied=True
+        ).plan()
         plan = next((line for line in quiet.lines if isinstance(line, Plan)), None)
         if plan is None or end.exit:
             self._failed(cluster, end.message)
@@ -125,7 +127,8 @@ class Drifts:
             asked = {"nodes": (node,), "only": documents, "restart": False}
 
             async def work(operation: Operation, asked: dict[str, Any] = asked) -> End:
-                return await Rollout(self.master, operation, cluster, text, inventory.digest(text), **asked).apply()
+                digest = inventory.digest(text)
+                return await Rollout(self.master, operation, cluster, text, digest, **asked, as_applied=True).apply()
 
             request = json.dumps({"path": f"{cluster.name}, as it was applied last", "text": text, **asked})
             operation = await self.master.operations.start(

@@ -10,7 +10,7 @@ from ..common.results import ResourceResult
 from . import restarts
 from .observed import ClusterHealth
 from .restarts import Act, Restart, Switchover
-from .stages import STAGES, concerned, disruptions_of, is_fresh, stage_waves
+from .stages import STAGES, Stage, concerned, disruptions_of, is_fresh, stage_waves
 from .waves import stops
 
 
@@ -20,10 +20,11 @@ def describe(
     health: ClusterHealth,
     acts: Sequence[Act] = (),
     measured: Mapping[str, Sequence[float]] | None = None,
+    stages: Sequence[Stage] = STAGES,
 ) -> dict[str, tuple[str, ...]]:
     """`order` and `impact` of a `progress.Plan`. `acts`: restarts that follow; `measured`: see `restarts.costs`."""
     order: list[str] = []
-    for stage in STAGES:
+    for stage in stages:
         if nodes := concerned(stage, plans):
             waves = stage_waves(stage, cluster, nodes, plans, health)
             order.append(f"{stage.name}: " + ", then ".join(" + ".join(wave) for wave in waves))
@@ -31,7 +32,7 @@ def describe(
         return {"order": tuple(order), "impact": ("nothing runs here yet, so nothing is disturbed",)}
     counted: Counter[str] = Counter()
     for node, results in plans.items():
-        for disruption in {str(d): d for stage in STAGES for d in disruptions_of(results, stage.documents)}.values():
+        for disruption in {str(d): d for stage in stages for d in disruptions_of(results, stage.documents)}.values():
             counted[str(disruption)] += 1
             if stops(disruption, "patroni", "postgresql") and node == health.leader:
                 heir = restarts.heir_of(cluster, health)

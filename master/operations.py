@@ -13,12 +13,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..common.clock import Clock
-from ..common.errors import PghaError, Refused, UserError
+from ..common.errors import DefinitionError, PghaError, Refused, UserError
 from ..common.names import new_job_id
 from .operation import Operation
 from .progress import End, Line, Note, Started
@@ -247,7 +248,7 @@ async def _ended(operation: Operation, work: Work) -> End:
             raise
         return End(exit=1, message=f"cancelled by {operation.cancelled_by}; what had been done stays")
     except PghaError as error:
-        return End(exit=exit_code(error), message=str(error))
+        return failure(error)
     except Exception as error:
         log.exception("%s broke", operation.what)
         return End(exit=1, message=f"internal error: {type(error).__name__}: {error}; see the log of pgha-master")
@@ -274,6 +275,14 @@ def _state(operation: Operation, end: End) -> str:
     if operation.cancelled_by:
         return "cancelled"
     return "refused" if end.exit == 6 else "failed"
+
+
+def failure(error: PghaError) -> End:
+    """The end that it makes. Of a file's mistakes it has each, but not the text: that may hold a secret in clear."""
+    if not isinstance(error, DefinitionError):
+        return End(exit=exit_code(error), message=str(error))
+    problems = [asdict(problem) for problem in error.problems]
+    return End(exit=exit_code(error), message=str(error), data={"path": error.path, "problems": problems})
 
 
 def exit_code(error: PghaError) -> int:

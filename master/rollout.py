@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from ..common.cluster import Cluster
 from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult
-from ..states import catalog
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
 from .fleet import Answer, Failed, Fleet
@@ -21,6 +20,7 @@ from .gates import Closed, Gate
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
+from .ownpart import OwnPart, beyond
 from .plan_file import Expected, stale
 from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
@@ -29,7 +29,7 @@ from .restarting import Restarts
 from .seams import Headquarters
 from .stages import (
     LEADER,
-    STAGES,
+    OWN,
     Stage,
     concerned,
     disturbing,
@@ -55,6 +55,7 @@ class Rollout:
     only: tuple[str, ...] = ()  # only these documents; empty: all
     restart: bool = True  # PostgreSQL, where settings wait for it
     expect: Expected | None = None  # an apply is refused when it would do anything else
+    as_applied: bool = False  # documents of the user's own that were written since then are left out
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
@@ -69,8 +70,7 @@ class Rollout:
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
-        if wrong := sorted(set(self.only) - set(catalog.DOCUMENTS)):
-            raise UserError(f"there is no document {wrong[0]!r}; there are {', '.join(catalog.DOCUMENTS)}")
+        self.own = OwnPart(self.master, self.cluster, self.only, self.as_applied)
 
     # ---- the two things a person asks for
 
@@ -93,10 +93,10 @@ class Rollout:
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
-            for stage in STAGES:
+            for stage in self.own.stages:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
-                await self._stage(stage, results)
+                await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
             why = self._no_restart()
@@ -104,6 +104,8 @@ class Rollout:
                 await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
             if not self.only or (self.report.counts["changed"] and self._led):
                 await self._verify(changed=self.report.counts["changed"] > 0 or bool(self.restarts.done))
+            if not self.nodes:
+                await self.own.remember()
         except Failed as error:
             return End(exit=1, message=str(error), data=self.report.data())
         for node in plan.nodes:
@@ -124,12 +126,12 @@ class Rollout:
             facts = self.master.hub.facts(name)
             if facts is None:
                 raise Failed(f"{name}: its minion is gone; apply again when it is back")
-            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes)
+            compiled[name] = self.master.compile(self.cluster, self.cluster.node(name), facts, notes, self.own.states)
         return compiled
 
     def _documents(self, health: ClusterHealth) -> dict[str, list[str]]:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
-        wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
+        wanted = [d for d in self.own.names if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
         return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
 
@@ -143,7 +145,8 @@ class Rollout:
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
         self._led = health.leader != ""
-        compiled = await self._compile(self._chosen(), lost.node if lost is not None else "")
+        joining = lost.node if lost is not None else ""
+        compiled = await self.own.compiled(lambda: self._compile(self._chosen(), joining), self.report)
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
             raise Failed(f"{silent[0].node}: no plan: {silent[0].why()}")
@@ -162,7 +165,8 @@ class Rollout:
         if plan.change_count or due:
             shrinks = restarts.will_shrink(results, health)
             acts = () if self._no_restart() else restarts.course(self.cluster, health, due, shrinks=shrinks)
-            told = impact.describe(self.cluster, results, health, acts, await self.restarts.measured())
+            measured = await self.restarts.measured()
+            told = impact.describe(self.cluster, results, health, acts, measured, self.own.stages)
             plan = plan.model_copy(update={**told, "restarts": tuple(due)})
         if lost is not None:
             await self.report.warn(lost.sentence())
@@ -234,6 +238,17 @@ class Rollout:
             await self.members.settled(node)
             await self._wave(stage, [node])
             await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, [node])
+
+    async def _own_again(
+        self, stage: Stage, results: Mapping[str, Sequence[ResourceResult]]
+    ) -> Mapping[str, Sequence[ResourceResult]]:
+        nodes = self._chosen()
+        again = await self.own.again(stage, results, nodes, lambda: self._compile(nodes), self.fleet)
+        if unsafe := absence.after_plan(again, self.master.health(self.cluster), self._away):
+            raise Failed(f"{stage.name}: {unsafe[0]}")
+        if self.expect and (more := beyond(again, results, stage.documents)):
+            raise Failed(f"{stage.name}: {more[0]} would be changed, too, which is not in the plan; plan again")
+        return again
 
     async def _wave(self, stage: Stage, wave: Sequence[str]) -> None:
         documents = [d for d in stage.documents if not self.only or d in self.only]

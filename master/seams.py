@@ -18,6 +18,7 @@ from .flights import Document, Flight, News
 from .observed import ClusterHealth
 from .peers import Peer
 from .store import MinionRow
+from .userstates import UserStates
 
 
 class Road(Protocol):
@@ -89,7 +90,11 @@ class Headquarters(Protocol):
     @property
     def clusters(self) -> Mapping[str, Cluster]: ...
 
-    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]: ...
+    def compile(
+        self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str], own: UserStates
+    ) -> list[AnyResource]: ...
+
+    def user_states(self) -> UserStates: ...
 
     def health(self, cluster: Cluster) -> ClusterHealth: ...
 

@@ -14,12 +14,13 @@ from ..common.facts import HostFacts
 from ..common.keys import load_or_create, public_text
 from ..common.notify import notify
 from ..common.paths import Paths
+from ..common.secret import Secret
 from ..common.signing import Signer
 from ..states import catalog
 from ..states.certificates import certificate
 from ..states.document import Context
 from ..states.resource import AnyResource
-from . import health, inventory, limits, resumption, retention
+from . import health, inventory, limits, resumption, retention, userfolder, userpython, userstates
 from .authority import Authority
 from .blobs import Blobs
 from .drifting import Drifts
@@ -29,6 +30,7 @@ from .rotation import KeyFiles
 from .setup import curve_key_path, load_settings, master_key_path, signing_key_path
 from .store import Store
 from .uploads import Uploads
+from .userstates import UserStates
 from .vault import Vault
 
 log = logging.getLogger("pgha.master")
@@ -142,20 +144,29 @@ class Master:
             self._authorities[cluster] = Authority(folder, cluster, self.vault.passphrase(f"ca {cluster}"), self.clock)
         return self._authorities[cluster]
 
-    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]:
+    def user_states(self) -> UserStates:
+        """As they are now. Raises UserError when their folder cannot be read."""
+        return userfolder.discover(self.paths.user_states, userpython.found())
+
+    def compile(
+        self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str], own: UserStates
+    ) -> list[AnyResource]:
         """All documents of one node, with its secrets. Raises UserError for what cannot be built on that host."""
-        authority = self.authority(cluster.name)
+        authority, secrets = self.authority(cluster.name), dict[str, Secret]()
+        for name in self.vault.names(cluster.name):  # those of the user's own, for documents of the user's own
+            if (secret := self.vault.get(cluster.name, name)) is not None:
+                secrets[name] = secret
         context = Context(
             cluster=cluster,
             node=node,
             facts=facts,
-            secrets={name: self.vault.get_or_create(cluster.name, name) for name in catalog.SECRETS},
+            secrets=secrets | {name: self.vault.get_or_create(cluster.name, name) for name in catalog.SECRETS},
             ca_pem=authority.ca_pem,
             client_ca_pem=authority.client_ca_pem,
             etcd_joins=f"etcd_joins:{node.name}" in notes,
             apt_key=_apt_key(cluster),
         )
-        return catalog.compile(context)
+        return userstates.compile(own, context)
 
     async def sign(self, node: str, cluster: str, name: str, csr: str) -> str:
         """The certificate for a node's request, if the definition gives it that one. Raises UserError."""

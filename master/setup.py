@@ -70,7 +70,8 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
     """
     settings = _listen(listen) if listen else None
     try:
-        for folder, mode in ((paths.etc, 0o755), (paths.clusters, 0o750), (paths.pki, 0o700), (paths.state, 0o700)):
+        open_to_group = ((paths.clusters, 0o750), (paths.user_states, 0o750))
+        for folder, mode in ((paths.etc, 0o755), *open_to_group, (paths.pki, 0o700), (paths.state, 0o700)):
             if not folder.is_dir():
                 folder.mkdir(parents=True)
                 folder.chmod(mode)
@@ -80,7 +81,7 @@ def initialise(paths: Paths, listen: str | None = None) -> dict[str, object]:
         if settings is not None or not where.exists():
             _write(where, settings or Settings())
         if paths.root == Path("/") and os.geteuid() == 0:
-            folders = (paths.etc, paths.clusters, paths.pki, paths.state)
+            folders = (paths.etc, paths.clusters, paths.user_states, paths.pki, paths.state)
             _give_to_the_service((*folders, master_key_path(paths), curve_key_path(paths), where))
     except OSError as error:
         raise HostError(

@@ -29,7 +29,7 @@ from ..states.converge import MemoryDebts, converge
 from ..states.document import Context
 from ..states.kinds import decode
 from ..states.resource import AnyResource
-from . import health
+from . import health, userstates
 from .drift import Drift
 from .drifting import Drifts
 from .flights import Document, Flight, News, is_last
@@ -41,6 +41,7 @@ from .rollout import Rollout
 from .simulated import PEM, SimulatedNode, World
 from .simulated_store import MemoryStore as MemoryStore
 from .store import MinionRow
+from .userstates import UserStates
 
 T = TypeVar("T")
 UNIX = 1_800_000_000.0
@@ -235,6 +236,7 @@ class Simulation:
             ]
         )
         self.clusters: dict[str, Cluster] = {}
+        self.states = UserStates()  # as `userfolder.discover` finds them
         self._judged: health.ClusterHealth | None = None
         self._now = now
 
@@ -296,8 +298,14 @@ class Simulation:
         self._judged = health.fold(cluster, samples, connected, self.clock.monotonic(), previous=self._judged)
         return self._judged
 
-    def compile(self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str]) -> list[AnyResource]:
-        return catalog.compile(
+    def user_states(self) -> UserStates:
+        return self.states
+
+    def compile(
+        self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str], own: UserStates
+    ) -> list[AnyResource]:
+        return userstates.compile(
+            own,
             Context(
                 cluster=cluster,
                 node=node,
@@ -306,5 +314,5 @@ class Simulation:
                 ca_pem=PEM,
                 client_ca_pem=PEM,
                 etcd_joins=f"etcd_joins:{node.name}" in notes,
-            )
+            ),
         )

@@ -5,7 +5,7 @@ The same table serves the bootstrap and every later apply: a stage without chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
@@ -70,6 +70,14 @@ STAGES = (
 )
 
 
+OWN = "own"
+
+
+def stages_with(own: Sequence[str]) -> tuple[Stage, ...]:
+    """STAGES, and after them one for the documents of the user's own, if there are any."""
+    return (*STAGES, Stage(OWN, tuple(own), "", nothing_to_ask, 0.0)) if own else STAGES
+
+
 def is_fresh(health: ClusterHealth) -> bool:
     """Nothing of the cluster runs yet: no etcd answers and nobody leads."""
     return health.leader == "" and health.quorum.healthy == 0
@@ -91,7 +99,7 @@ def stage_waves(
             rest = [n for n in nodes if n not in with_data]
             return [with_data, rest] if rest else [with_data]
         return [founders[:1], [n for n in nodes if n not in founders[:1]]] if len(nodes) > 1 else [list(nodes)]
-    fresh = health.quorum.healthy == 0 if stage.name == "etcd" else is_fresh(health)
+    fresh = health.quorum.healthy == 0 if stage.name == "etcd" else is_fresh(health) and stage.name != OWN
     disruptions = {node: disruptions_of(plans.get(node, ()), stage.documents) for node in nodes}
     return waves(nodes, disruptions, health, fresh=fresh)
 
@@ -101,7 +109,7 @@ def _has_data(health: ClusterHealth, node: str) -> bool:
     return sample is not None and sample.data_directory_present
 
 
-def disruptions_of(results: Sequence[ResourceResult], documents: Sequence[str]) -> list[Disruption]:
+def disruptions_of(results: Sequence[ResourceResult], documents: Collection[str]) -> list[Disruption]:
     return [
         change.disruption
         for result in results

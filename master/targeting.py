@@ -63,11 +63,16 @@ def nodes(master: Knowing) -> list[TargetNode]:
     """By name. A minion that two definitions name is there for each of them."""
     placed: dict[str, list[TargetNode]] = {}
     for cluster in master.clusters.values():
-        judged = master.health(cluster)
-        for node in cluster.nodes:
-            placed.setdefault(node.name, []).append(_placed(master, cluster, node, judged))
+        for node in of_cluster(master, cluster):
+            placed.setdefault(node.name, []).append(node)
     names = sorted(master.hub.accepted())
     return [found for name in names for found in placed.get(name) or [_single(master, name)]]
+
+
+def of_cluster(master: Knowing, cluster: Cluster) -> list[TargetNode]:
+    """The nodes of that definition, in its order, accepted or not."""
+    judged = master.health(cluster)
+    return [_placed(master, cluster, node, judged) for node in cluster.nodes]
 
 
 def _placed(master: Knowing, cluster: Cluster, node: Node, judged: ClusterHealth) -> TargetNode:

@@ -44,7 +44,7 @@ class TargetError(UserError):
     """An expression that cannot be read. `position` counts characters from 1. CLI exit code 2."""
 
     def __init__(self, expression: str, position: int, message: str) -> None:
-        self.position = position
+        self.position, self.reason = position, message
         super().__init__(
             f"cannot read the target at character {position}: {message}\n  {expression}\n  {' ' * (position - 1)}^"
         )
@@ -67,6 +67,16 @@ class TargetNode:
 
 
 Test = Callable[[TargetNode], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One question of an expression: `role`, `leader`; a name has no key. `position` counts characters from 1."""
+
+    key: str
+    value: str
+    position: int
+    comparison: bool = False
 
 
 def _of_facts(read: Callable[[HostFacts], tuple[str, ...]]) -> Callable[[TargetNode], tuple[str, ...]]:
@@ -104,10 +114,18 @@ def parse(expression: str) -> Test:
     return _Parser(expression).parse()
 
 
+def terms(expression: str) -> list[Term]:
+    """What the expression asks of a node, from left to right. Raises TargetError."""
+    parser = _Parser(expression)
+    parser.parse()
+    return parser.terms
+
+
 class _Parser:
     """Recursive descent, one method per level of binding."""
 
     def __init__(self, expression: str) -> None:
+        self.terms: list[Term] = []
         self._expression = expression
         self._tokens = self._split()
         self._next = 0
@@ -188,6 +206,7 @@ class _Parser:
             amount(name, text)
         except ValueError as error:
             self._fail(found.start(at), str(error))
+        self.terms.append(Term(name, text, found.start("name") + 1, comparison=True))
         holds = comparison(name, sign, text)
         return lambda node: holds(node.known)
 
@@ -204,6 +223,7 @@ class _Parser:
         return tests[0] if len(tests) == 1 else lambda node: any(test(node) for test in tests)
 
     def _one(self, key: str, value: str, at: int) -> Test:
+        self.terms.append(Term(key, value, at + 1))
         if key == "":
             everyone, named = value == "all", self._glob(value, at)
             return lambda node: everyone or named(node.name) or node.cluster == value

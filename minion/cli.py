@@ -1,4 +1,4 @@
-"""pgha-minion: enrol, run (the daemon), status, facts. Imports what a command needs only when it runs."""
+"""pgha-minion: enrol, run (the daemon), apply, status, facts. Imports what a command needs only when it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import logging
 import signal
 import socket
 import sys
+import threading
+from pathlib import Path
 from typing import IO, NoReturn
 
 import click
@@ -102,6 +104,7 @@ async def _run() -> None:
     from .settings import MinionPaths, load
     from .telemetry import Sampler
     from .trust import Identity, Trust
+    from .turn import Turn
     from .worker import Worker
 
     paths = MinionPaths(Paths.from_environment())
@@ -111,7 +114,7 @@ async def _run() -> None:
     apt.let_services_start()
     agent = Agent(settings, identity, trust, journal)
     host = Host(agent.sign, agent.confirm)
-    agent.worker = Worker(journal, host, agent.wake, agent.ended, agent.fetch)
+    agent.worker = Worker(journal, host, agent.wake, agent.ended, agent.fetch, Turn(paths.turn))
     agent.sampler = Sampler(Host(agent.sign, agent.confirm), watched=agent.worker.watched)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -122,6 +125,54 @@ async def _run() -> None:
     settling.cancel()
     notify("STOPPING=1")
     journal.close()
+
+
+@main.command()
+@click.option("--local", "file", required=True, metavar="FILE", type=click.Path(path_type=Path), help="A state file.")
+@click.option("--plan", is_flag=True, help="Only show what would be changed.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON lines to stdout.")
+def apply(file: Path, plan: bool, as_json: bool) -> None:
+    """Bring this host to a state file, without a master.
+
+    Neither the daemon nor an enrolment is needed. Of the names in braces only {node.name} is known, the host name.
+
+    Exit codes: 0 done, also when nothing was to be done; 1 something failed; 2 a mistake in the file, usage.
+    """
+    from ..common.errors import PghaError, UserError
+    from . import local_show
+
+    try:
+        code = _apply_local(file, plan, as_json)
+    except PghaError as error:
+        code = 2 if isinstance(error, UserError) else 1
+        click.echo("\n".join(local_show.error_lines(error)), err=True)
+        if as_json:
+            click.echo(local_show.end_json(code, str(error), error=error))
+    sys.exit(code)
+
+
+def _apply_local(file: Path, plan: bool, as_json: bool) -> int:
+    from ..common.paths import Paths
+    from ..common.results import ResourceResult
+    from . import local, local_show
+    from .settings import MinionPaths
+
+    wanted, paths, stop = local.read(file), MinionPaths(Paths.from_environment()), threading.Event()
+    for note in wanted.notes:
+        click.echo(f"note: {note}", err=True)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what runs is ended properly, the rest is not begun
+        signal.signal(number, lambda *_: stop.set())
+
+    def tell(result: ResourceResult) -> None:
+        lines = local_show.resource_json if as_json else local_show.resource_lines
+        for line in lines(wanted, result):
+            click.echo(line)
+
+    host = local.LocalHost()
+    outcome = local.plan(wanted, paths, tell, host) if plan else local.apply(wanted, paths, tell, host, stop.is_set)
+    code, told = (0 if outcome.ok else 1), local_show.summary(wanted, outcome, plan=plan)
+    click.echo(local_show.end_json(code, told, outcome) if as_json else told)
+    return code
 
 
 @main.command()

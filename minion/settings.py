@@ -60,6 +60,15 @@ class MinionPaths:
     def journal(self) -> Path:
         return self.paths.state / "journal.db"
 
+    @property
+    def local_journal(self) -> Path:
+        """Of `apply --local`; the other is the daemon's."""
+        return self.paths.state / "local.db"
+
+    @property
+    def turn(self) -> Path:
+        return self.paths.state / "apply.lock"
+
 
 def with_port(address: str) -> str:
     """`host` or `host:port` -> `host:port`. Raises UserError."""

@@ -30,6 +30,7 @@ from ..states.kinds import decode
 from ..states.system import System
 from .functions import Call, Doors, call
 from .journal import Journal
+from .turn import Turn
 from .watched import Watched
 
 log = logging.getLogger("pgha.minion.worker")
@@ -62,8 +63,16 @@ class _Current:
 
 class Worker:
     def __init__(
-        self, journal: Journal, system: System, wake: Callable[[], None], ended: Callable[[], None], fetch: Fetch
+        self,
+        journal: Journal,
+        system: System,
+        wake: Callable[[], None],
+        ended: Callable[[], None],
+        fetch: Fetch,
+        turn: Turn | None = None,
     ) -> None:
+        """`turn`: what an apply waits for, so that nobody else changes the host meanwhile."""
+        self._host_turn = turn
         self._journal, self._system, self._wake, self._ended, self._fetch = journal, system, wake, ended, fetch
         self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
@@ -162,7 +171,7 @@ class Worker:
             return
         current.since, current.resource = time.monotonic(), ""
         if outcome.ok:
-            outcome = self._outcome(current, self._call if job.mode == "call" else self._converge)
+            outcome = self._outcome(current, self._call if job.mode == "call" else self._state)
         reach("worker.effect.after")
         if current.cancelled.is_set() and not outcome.ok:
             why = "the minion was stopped" if self._closing.is_set() else "cancelled"
@@ -256,6 +265,18 @@ class Worker:
             self._fetch(sha256, size, file, stop)
 
         return Doors(self._system, output, stop, fetch, others)
+
+    def _state(self, current: _Current) -> Outcome:
+        if self._host_turn is None or current.job.mode == "plan":
+            return self._converge(current)
+        while not self._host_turn.take():
+            current.resource = "waiting for an apply --local on this host to end"
+            if current.cancelled.wait(RETRY_S):
+                return Outcome(ok=False, message="cancelled")
+        try:
+            return self._converge(current)
+        finally:
+            self._host_turn.release()
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()

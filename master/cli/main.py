@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "jobs": "Look at what runs and what ran.",
     "certs": "List certificates, issue them to clients.",
     "secrets": "List, reveal and set the secrets of a cluster.",
+    "states": "List, show and check state documents of your own.",
     "audit": "Show who asked for what; check that record.",
     "help": "Explain a command or a topic.",
 }

@@ -12,7 +12,7 @@ from typing import Any
 from ...common.functions import FUNCTIONS, Role
 from ..control import Needs, Request
 from ..server import Master
-from . import audit, certs, clusters, jobs, keys, run, secrets
+from . import audit, certs, clusters, jobs, keys, run, secrets, states
 
 
 def role_to_run(args: Mapping[str, Any]) -> Role:
@@ -48,6 +48,8 @@ VERBS: dict[str, tuple[Callable[[Master, Request], AsyncIterator[Any]], Needs]] 
     "secrets.list": (secrets.list_secrets, "viewer"),
     "secrets.reveal": (secrets.reveal, "admin"),
     "secrets.set": (secrets.set_secret, "admin"),
+    "states.list": (states.list_states, "viewer"),
+    "states.show": (states.show, "operator"),
     "audit.list": (audit.list_rows, "admin"),
     "audit.verify": (audit.verify, "admin"),
 }

@@ -118,7 +118,7 @@ def test_the_files_of_master_and_minion_stand_where_the_page_says() -> None:
     paths = Paths(Path("/"))
     host = MinionPaths(paths)
     files = [setup.settings_path(paths), setup.master_key_path(paths), setup.curve_key_path(paths), paths.admin_socket]
-    for path in (*files, host.settings, host.key, host.journal):
+    for path in (*files, host.settings, host.key, host.journal, host.local_journal, host.turn):
         assert f"`{path}`" in page, path
     assert f"| {setup.BUS_PORT} | master |" in page
 
