@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ..common.cluster import Cluster
 from . import gates, restarts
 from .fleet import Answer, Failed, Fleet
-from .gates import Gate
+from .gatekeeper import Gatekeeper
 from .observed import ClusterHealth
 from .report import Report
 from .restarts import Act, Restart, Switchover
@@ -27,9 +27,6 @@ ACT_S = 300.0
 WATCH_S = 120
 BEGIN_S = 10.0
 
-Wait = Callable[[str, str, Gate, float, Sequence[str]], Awaitable[None]]
-"""As `Rollout._gate`: step, name, gate, deadline in s, nodes that must have been seen since. Raises Failed."""
-
 
 @dataclass
 class Restarts:
@@ -39,7 +36,7 @@ class Restarts:
     fleet: Fleet
     cluster: Cluster
     report: Report
-    wait: Wait
+    keeper: Gatekeeper
     done: list[str] = field(default_factory=list)
 
     async def due(self, expected: Collection[str]) -> list[str]:
@@ -58,7 +55,7 @@ class Restarts:
         """Until nothing waits. Raises Failed."""
         tried: set[str] = set()
         while due := restarts.waiting(self._health()):
-            await self.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
+            await self.keeper.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
             health = self._health()
             acts = restarts.course(
                 self.cluster, health, restarts.waiting(health), shrinks=restarts.shrinking(health), tried=tried
@@ -70,7 +67,7 @@ class Restarts:
     async def give_way(self) -> None:
         """Hand the lead over, before what serves it is stopped; where nobody could take it, leave it."""
         if heir := restarts.heir_of(self.cluster, self._health()):
-            await self.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
+            await self.keeper.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
             await self._act(Switchover(self._health().leader, heir), set())
 
     async def measured(self) -> dict[str, list[float]]:
@@ -92,7 +89,7 @@ class Restarts:
                 raise Failed(f"{STEP}: {act}: {answer.why()}")
             whole = gates.every(steady_so_far, gates.one_writer_up) if proxied else steady_so_far
             touched = [act.leader, act.candidate] if isinstance(act, Switchover) else [act.node]
-            await self.wait(STEP, "the cluster is steady again", whole, ACT_S, touched)
+            await self.keeper.wait(STEP, "the cluster is steady again", whole, ACT_S, touched)
         except BaseException:
             if watch is not None:
                 watch.cancel()

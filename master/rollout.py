@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
-from ..common.errors import Refused, UserError
+from ..common.errors import UserError
 from ..common.results import ResourceResult
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
 from .fleet import Answer, Failed, Fleet
-from .gates import Closed, Gate
+from .gatekeeper import Gatekeeper
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
@@ -36,12 +36,9 @@ from .stages import (
     is_fresh,
     spares,
     stage_waves,
-    steady,
     steady_so_far,
     stops_writes,
 )
-
-FRESH_S = 20.0
 
 
 @dataclass
@@ -60,13 +57,13 @@ class Rollout:
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
         self.report = Report(self.operation, self.master.clock, self.master.clock.monotonic())
+        self.keeper = Gatekeeper(self.master, self.cluster, self.report)
         self.readiness = Readiness(self.master, self.fleet, self.cluster, self.report)
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
-        self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self._gate)
+        self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self.keeper)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
-        self._away: tuple[str, ...] = ()  # nodes that are not connected and were not asked for
         known = {node.name for node in self.cluster.nodes}
         if unknown := sorted(set(self.nodes) - known):
             raise UserError(f"{unknown[0]} is no node of {self.cluster.name}; it has {', '.join(sorted(known))}")
@@ -75,7 +72,7 @@ class Rollout:
     # ---- the two things a person asks for
 
     async def plan(self) -> End:
-        self._away = await self.readiness.nodes(self.nodes)
+        self.keeper.away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         if failed := plan.failures:
             return End(exit=1, message=f"the plan is not complete: {failed[0]}", data={"changes": plan.change_count})
@@ -84,7 +81,7 @@ class Rollout:
         return End(data={"changes": plan.change_count})
 
     async def apply(self) -> End:
-        self._away = await self.readiness.nodes(self.nodes)
+        self.keeper.away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         results = {node.node: node.results for node in plan.nodes}
         if failed := plan.failures:
@@ -103,7 +100,9 @@ class Rollout:
             if due := await self.restarts.due(plan.restarts) if self._led else []:
                 await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
             if not self.only or (self.report.counts["changed"] and self._led):
-                await self._verify(changed=self.report.counts["changed"] > 0 or bool(self.restarts.done))
+                await self.keeper.verify(
+                    self.fleet, changed=self.report.counts["changed"] > 0 or bool(self.restarts.done)
+                )
             if not self.nodes:
                 await self.own.remember()
         except Failed as error:
@@ -140,10 +139,10 @@ class Rollout:
 
     async def _plan(self) -> Plan:
         since = self.master.clock.monotonic()
-        health = await self._fresh_health()
+        health = await self.keeper.fresh_health()
         await self.readiness.what_stands(health)
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
-        await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
+        await self.readiness.without(absence.before_plan(self.cluster, applied, health, self.keeper.away, lost))
         self._led = health.leader != ""
         joining = lost.node if lost is not None else ""
         compiled = await self.own.compiled(lambda: self._compile(self._chosen(), joining), self.report)
@@ -175,76 +174,63 @@ class Rollout:
         return plan
 
     def _no_restart(self) -> str:
-        asked = restarts.Asked(self.nodes, self.only, self.restart, self._away)
-        return restarts.why_not(self.cluster, self.master.health(self.cluster), asked)
+        asked = restarts.Asked(self.nodes, self.only, self.restart, self.keeper.away)
+        return restarts.why_not(self.cluster, self.keeper.health(), asked)
 
     def _unsafe(self, plan: Plan) -> list[str]:
         """What may not be done while nodes are away."""
         results = {node.node: node.results for node in plan.nodes}
-        return absence.after_plan(results, self.master.health(self.cluster), self._away)
-
-    async def _fresh_health(self) -> ClusterHealth:
-        """A judgement from telemetry of every node but those away. Raises Refused: what is not known may be running."""
-        deadline = self.master.clock.monotonic() + FRESH_S
-        names = [node.name for node in self.cluster.nodes if node.name not in self._away]
-        while self.master.clock.monotonic() < deadline:
-            health = self.master.health(self.cluster)
-            if all(health.node(name).fresh for name in names):
-                return health
-            await self._next_telemetry()
-        health = self.master.health(self.cluster)
-        silent = [health.node(name).missing() for name in names if not health.node(name).fresh]
-        raise Refused("nothing was changed: " + "; ".join(silent))
+        return absence.after_plan(results, self.keeper.health(), self.keeper.away)
 
     # ---- stages
 
     async def _stage(self, stage: Stage, results: Mapping[str, Sequence[ResourceResult]]) -> None:
         if self.only and not set(self.only) & set(stage.documents):
             return
-        health = self.master.health(self.cluster)
+        health = self.keeper.health()
         nodes = concerned(stage, results)
         if "etcd" in stage.documents:
             nodes += sorted(self.members.rejoins - set(nodes))
         if "database" in stage.documents and (nodes or self._unplanned):  # who leads may have changed since the plan
             nodes = [health.leader] if health.leader in results else []
         if not nodes:
-            await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, ())
+            await self.keeper.wait(stage.name, stage.gate_name, stage.gate, stage.deadline_s, ())
             return
         order = stage_waves(stage, self.cluster, nodes, results, health)
         founding = stage.name == "patroni" and health.leader == "" and len(order) > 1
         for number, wave in enumerate(order):
-            if disturbing(stage, wave, results) and spares(wave)(self.master.health(self.cluster)) != gates.OPEN:
-                await self._gate(stage.name, "etcd can spare the member", spares(wave), 60.0, ())
-            if stops_writes(stage, wave, self.master.health(self.cluster).leader, results):
+            if disturbing(stage, wave, results) and spares(wave)(self.keeper.health()) != gates.OPEN:
+                await self.keeper.wait(stage.name, "etcd can spare the member", spares(wave), 60.0, ())
+            if stops_writes(stage, wave, self.keeper.health().leader, results):
                 await self.restarts.give_way()
             await self._wave(stage, wave)
             last = number == len(order) - 1
             if founding and number == 0:
-                await self._gate(stage.name, LEADER.gate_name, LEADER.gate, LEADER.deadline_s, wave)
+                await self.keeper.wait(stage.name, LEADER.gate_name, LEADER.gate, LEADER.deadline_s, wave)
             elif last:
-                await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, wave)
+                await self.keeper.wait(stage.name, stage.gate_name, stage.gate, stage.deadline_s, wave)
             elif not is_fresh(health):
-                await self._gate(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
+                await self.keeper.wait(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
 
     async def _settle_members(self, stage: Stage) -> None:
         """A new member starts once more, as one that an empty disk could not make join again under its old id.
 
         That may wait for the next apply with every node, when nothing has to be risked for it.
         """
-        if self._away:
+        if self.keeper.away:
             return
         for node in sorted(self.members.rejoins | self.members.joined):
-            await self._gate(stage.name, "etcd can spare the member", spares([node]), 60.0, ())
+            await self.keeper.wait(stage.name, "etcd can spare the member", spares([node]), 60.0, ())
             await self.members.settled(node)
             await self._wave(stage, [node])
-            await self._gate(stage.name, stage.gate_name, stage.gate, stage.deadline_s, [node])
+            await self.keeper.wait(stage.name, stage.gate_name, stage.gate, stage.deadline_s, [node])
 
     async def _own_again(
         self, stage: Stage, results: Mapping[str, Sequence[ResourceResult]]
     ) -> Mapping[str, Sequence[ResourceResult]]:
         nodes = self._chosen()
         again = await self.own.again(stage, results, nodes, lambda: self._compile(nodes), self.fleet)
-        if unsafe := absence.after_plan(again, self.master.health(self.cluster), self._away):
+        if unsafe := absence.after_plan(again, self.keeper.health(), self.keeper.away):
             raise Failed(f"{stage.name}: {unsafe[0]}")
         if self.expect and (more := beyond(again, results, stage.documents)):
             raise Failed(f"{stage.name}: {more[0]} would be changed, too, which is not in the plan; plan again")
@@ -265,49 +251,3 @@ class Rollout:
         self.report.critical_path_s += max((a.outcome.seconds for a in answers if a.outcome), default=0.0)
         if bad := [a for a in answers if not a.ok]:
             raise Failed(f"{stage.name}: {bad[0].node}: {bad[0].why()}")
-
-    async def _gate(self, step: str, name: str, gate: Gate, deadline_s: float, touched: Sequence[str]) -> None:
-        """Wait for it on telemetry taken after now. Raises Failed with what was seen last."""
-        if not name:
-            return
-        since = self.master.clock.monotonic()
-        whole = gates.every(lambda health: gates.all_seen_since(health, touched, since), gate)
-        told = ""
-        while isinstance(seen := whole(self._remaining()), Closed):
-            waited = self.master.clock.monotonic() - since
-            if waited > deadline_s:
-                await self.report.gate(step, name, "failed", waited, seen.reason)
-                raise Failed(f"{step}: waited {deadline_s:.0f} s until {name}: {seen.reason}")
-            if seen.reason != told and waited > 1.0:
-                told = seen.reason
-                await self.report.gate(step, name, "waiting", waited, told)
-            await self._next_telemetry()
-        await self.report.gate(step, name, "open", self.master.clock.monotonic() - since)
-
-    def _remaining(self) -> ClusterHealth:
-        return absence.remaining(self.master.health(self.cluster), self._away)
-
-    async def _next_telemetry(self) -> None:
-        async with self.master.hub.telemetry:
-            await self.master.hub.telemetry.wait()
-
-    # ---- the end
-
-    async def _verify(self, *, changed: bool) -> None:
-        """Whole and steady; and after a change, a write through every node's own HAProxy, read back on a replica."""
-        await self._gate("verify", "the cluster is steady", steady, 120.0, ())
-        if not changed:
-            return
-        since = self.master.clock.monotonic()
-        ports = (str(self.cluster.haproxy.rw_port), str(self.cluster.haproxy.ro_port))
-        left = self._remaining()
-        read_back = "yes" if len(left.data_nodes) > 1 else "no"
-        calls = {node.name: (node.name, *ports, read_back, "20") for node in left.proxy_nodes}
-        answers = await self.fleet.call("write_probe", calls, 60.0)
-        for node, answer in answers.items():
-            data = answer.outcome.data if answer.outcome else {}
-            seen = f"wrote to {data.get('primary')} in {data.get('write_ms')} ms, read from {data.get('replica', '-')}"
-            await self.report.node("verify", node, ok=answer.ok, detail=seen if answer.ok else answer.why())
-        self.report.critical_path_s += self.master.clock.monotonic() - since
-        if bad := [a for a in answers.values() if not a.ok]:
-            raise Failed(f"verify: {bad[0].node}: {bad[0].why()}")
