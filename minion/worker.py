@@ -10,7 +10,6 @@ A job that was cancelled, or whose deadline came, while it waited for whatever i
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,7 @@ from ..common.failpoint import reach
 from ..common.messages import Answer, EventKind, Job, Running
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.converge import Debts, MemoryDebts, converge
-from ..states.kinds import decode
+from ..states.kinds import read_order
 from ..states.system import System
 from .functions import Call, Doors, call
 from .journal import Journal
@@ -257,16 +256,15 @@ class Worker:
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        order = json.loads(current.document)
-        resources = decode(order["resources"])
+        order = read_order(current.document)
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
         for result in converge(
-            resources,
+            order.resources,
             self._system,
             debts,
             dry_run=dry_run,
-            only=order["documents"],
+            only=order.documents,
             started=lambda resource: setattr(current, "resource", resource.id),
             cancelled=current.cancelled.is_set,
         ):

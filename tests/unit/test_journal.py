@@ -301,8 +301,6 @@ def test_reading_from_a_disk_that_fails_is_a_sentence_too(journal: Journal) -> N
         journal.open_jobs,
         journal.lowest,
         lambda: journal.events_after(0, 9),
-        lambda: journal.owed("service:haproxy"),
-        journal.debts,
     ]
     for read in reads:
         with pytest.raises(HostError, match="the journal cannot be read"):
