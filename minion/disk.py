@@ -128,8 +128,7 @@ class Disk:
         with _explained("write", path):
             if stat.S_ISDIR(_mode(path)):
                 raise ActionFailed(f"cannot write {path}: there is a folder of that name; remove or rename it")
-            Path(path).parent.mkdir(0o755, parents=True, exist_ok=True)
-            fd, temporary = tempfile.mkstemp(prefix=f".{Path(path).name}.", suffix=".pgha-new", dir=Path(path).parent)
+            fd, temporary = _beside(Path(path))
             try:
                 with open(fd, "wb") as file:
                     file.write(text.encode())
@@ -140,8 +139,9 @@ class Disk:
                 check(temporary)
                 self._keep_original(path)
                 Path(temporary).rename(path)
-            finally:
+            except BaseException:
                 Path(temporary).unlink(missing_ok=True)
+                raise
             sync_directory(path)
 
     def symlink(self, path: str, target: str) -> None:
@@ -176,7 +176,7 @@ class Disk:
     def _keep_original(self, path: str) -> None:
         """A hard link, so the original keeps owner, mode and times; none when pgha itself wrote what is there."""
         marker = self.kept / hashlib.sha256(path.encode()).hexdigest()
-        if marker.exists():
+        if os.path.lexists(marker):
             return
         mode = _mode(path)
         if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
@@ -184,8 +184,21 @@ class Disk:
                 os.link(path, path + ORIGINAL, follow_symlinks=False)
             except FileExistsError:
                 pass  # kept by an earlier installation; the oldest is the original
-        marker.parent.mkdir(0o700, parents=True, exist_ok=True)
-        marker.write_text(path + "\n")
+        try:
+            marker.symlink_to(path)  # never followed: one call, and no block of its own that the next fsync waits for
+        except FileNotFoundError:
+            marker.parent.mkdir(0o700, parents=True, exist_ok=True)
+            marker.symlink_to(path)
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    """A new file in the same folder, which is made if need be: open for writing, and its path."""
+    prefix, suffix = f".{path.name}.", ".pgha-new"
+    try:
+        return tempfile.mkstemp(suffix, prefix, path.parent)
+    except FileNotFoundError:
+        path.parent.mkdir(0o755, parents=True, exist_ok=True)
+        return tempfile.mkstemp(suffix, prefix, path.parent)
 
 
 def make_directory(path: str, owner: str, group: str, mode: int) -> None:
