@@ -2,7 +2,7 @@
 
 Rules:
 1. The engine and the script run in processes of their own, one after the other by turns, in new folders: a file system
-   that has just freed many inodes makes new ones slowly. Nothing is deleted before the end.
+   that has just freed many inodes makes new ones slowly. Nothing is deleted before the end. The quickest passes count.
 2. Through a minion means: the local socket of a real master's daemon, the bus, a real minion's daemon, and back.
 3. A line's age counts from the minion's own stamp on the result, before it is written to its journal, to the moment
    when the line is read from the master's local socket. Both are of this machine's clock.
@@ -65,12 +65,12 @@ def _beside_a_script(folder: Path, count: int, pairs: int, passes: int) -> list[
             taken.append(json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout))
             note(f"{how}: first {taken[-1]['first'][0]:.2f} s, again {min(taken[-1]['again']) * 1e3:.1f} ms")
 
-    def median(how: str, which: str) -> float:
-        return statistics.median(statistics.median(one[which]) for one in found[how])
+    def quickest(how: str, which: str) -> float:
+        return min(min(one[which]) for one in found[how])  # what else goes on here only ever adds
 
     return [
-        against(f"{count:,} files of 1 KB by the engine", *(median(h, "first") for h in found), "s", 2, "script"),
-        against("  again, nothing to do", *(median(h, "again") * 1e3 for h in found), "ms", 2, "script"),
+        against(f"{count:,} files of 1 KB by the engine", *(quickest(h, "first") for h in found), "s", 2, "script"),
+        against("  again, nothing to do", *(quickest(h, "again") * 1e3 for h in found), "ms", 2, "script"),
     ]
 
 
