@@ -225,6 +225,9 @@ class Journal:
     # ---- debts (states.converge.Debts)
 
     def owe(self, resource_id: str) -> None:
+        """Written once: a hundred changed files that one unit watches are one commit, not a hundred."""
+        if self.owed(resource_id):
+            return
         with self._lock:
             with self._transaction("owe") as db:
                 db.execute("insert or ignore into debts values (?)", (resource_id,))
