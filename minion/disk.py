@@ -28,7 +28,7 @@ MAX_BYTES = 1024 * 1024
 PIECE = 64 * 1024
 ORIGINAL = ".pgha-orig"
 KEPT_S = 1.0
-_KINDS: dict[int, Literal["file", "directory", "symlink"]] = {
+_KINDS: dict[int, Literal["file", "directory", "symlink", "other"]] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
     stat.S_IFLNK: "symlink",

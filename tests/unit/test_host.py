@@ -172,7 +172,7 @@ def test_the_name_of_an_owner_is_asked_again_after_a_second_and_after_anything_i
             raise KeyError(uid)
         return Users()
 
-    monkeypatch.setattr(disk.pwd, "getpwuid", asked)
+    monkeypatch.setattr("pwd.getpwuid", asked)
     path, now = tmp_path / "file", [100.0]
     path.touch()
     seen, kept = path.lstat(), disk.Names(lambda: now[0])
