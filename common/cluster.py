@@ -266,6 +266,24 @@ class System(Section):
     thp: Literal["never", "madvise", "keep"] = "never"
 
 
+Policy = Literal["observe", "propose", "enforce"]
+
+
+class Override(Section):
+    """`match`: a pattern of shells for a document or for a resource, such as `firewall` or `file:/etc/haproxy/*`."""
+
+    match: str
+    policy: Policy
+
+
+class Reconcile(Section):
+    """How often nodes are compared with the definition as it was applied, and what becomes of a difference."""
+
+    interval: Annotated[Seconds, Field(ge=60)] = 600.0
+    policy: Policy = "propose"
+    overrides: tuple[Override, ...] = ()  # the last one that matches counts
+
+
 class S3(Section):
     bucket: str
     region: str = "us-east-1"
@@ -300,6 +318,7 @@ class Cluster(Section):
     access: Access = Access()
     system: System = System()
     backup: Backup | None = None
+    reconcile: Reconcile = Reconcile()
 
     @property
     def name(self) -> str:

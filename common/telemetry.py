@@ -82,6 +82,14 @@ class PatroniMember(_Part):
     lag_bytes: int | None = None
 
 
+class PendingSetting(_Part):
+    """A parameter that waits for a restart of PostgreSQL, and its value now and after it."""
+
+    name: Text
+    before: Text = ""
+    after: Text = ""
+
+
 class PatroniSample(_Part):
     """What the local Patroni says of itself, in words of /cluster.
 
@@ -100,6 +108,7 @@ class PatroniSample(_Part):
     replayed_bytes: int | None = None
     paused: bool = False
     pending_restart: bool = False
+    pending_settings: Annotated[tuple[PendingSetting, ...], Field(max_length=MEMBER_LIMIT)] = ()  # Patroni 4 tells
     version: Text = ""
     server_version: int | None = None  # 170012 is 17.12
     dcs_last_seen_s: float | None = None  # seconds since Patroni last reached etcd
@@ -146,4 +155,7 @@ class Sample(_Part):
     haproxy: HaproxySample | None = None
     certificates: Annotated[tuple[CertificateSample, ...], Field(max_length=MEMBER_LIMIT)] = ()
     units: dict[str, Text] = {}  # unit -> systemd's word; units that are not there are left out
+    touched: Annotated[
+        tuple[Text, ...], Field(max_length=MEMBER_LIMIT)
+    ] = ()  # managed files, since they were looked at
     data_directory_present: bool = False  # a PostgreSQL data directory with PG_VERSION in it

@@ -13,13 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ..common.cluster import Cluster
-from ..common.results import Disruption, Impact, ResourceResult, Status
+from ..common.results import ResourceResult, Status
 from ..states.certificates import ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGHA_TLS
 from ..states.documents.pki import authority_ids
 from .gates import Closed
 from .observed import ClusterHealth
 from .replacement import Replacement
 from .stages import STAGES, disruptions_of, spares
+from .waves import stops
 
 AUTHORITIES = frozenset(
     name for folder in (ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGHA_TLS) for name in authority_ids(folder)
@@ -60,10 +61,10 @@ def after_plan(plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHea
     for node, results in plans.items():
         disruptions = [d for stage in STAGES for d in disruptions_of(results, stage.documents)]
         seen = spares([node])(health)
-        if any(_stops(d, "etcd") for d in disruptions) and isinstance(seen, Closed):
+        if any(stops(d, "etcd") for d in disruptions) and isinstance(seen, Closed):
             found.append(f"{node}: etcd would be restarted; {seen.reason}")
         data_away = [name for name in away if health.node(name).is_data]
-        if health.node(node).is_data and data_away and any(_stops(d, "patroni", "postgresql") for d in disruptions):
+        if health.node(node).is_data and data_away and any(stops(d, "patroni", "postgresql") for d in disruptions):
             found.append(f"{node}: Patroni or PostgreSQL would be restarted, and {data_away[0]} could not stand in")
         if changed := sorted(r.resource for r in results if r.resource in AUTHORITIES and _replaces(r)):
             found.append(f"{node}: {changed[0]} would change, which {names} must know first")
@@ -72,12 +73,6 @@ def after_plan(plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHea
 
 def _places(cluster: Cluster) -> set[tuple[object, ...]]:
     return {(node.name, node.address, node.role) for node in cluster.nodes}
-
-
-def _stops(disruption: Disruption, *units: str) -> bool:
-    return disruption.impact is Impact.REBOOT or (
-        disruption.impact is Impact.RESTART and disruption.unit.startswith(units)
-    )
 
 
 def _replaces(result: ResourceResult) -> bool:

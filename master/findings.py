@@ -151,8 +151,7 @@ def _patroni(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
     for node, patroni in seen:
         if patroni.pending_restart:
             text = f"PostgreSQL on {node.name} must be restarted for settings to take effect"
-            restart = f"patronictl -c /etc/patroni/config.yml restart {health.cluster} {node.name} --pending --force"
-            yield Finding("warning", text, f"pgha-master run {node.name} -- {restart}", degrades=False)
+            yield Finding("warning", text, f"pgha-master apply {health.cluster}", degrades=False)
     versions = sorted({p.version for _, p in seen if p.version})
     if len(versions) > 1:
         yield Finding("warning", f"different Patroni versions: {', '.join(versions)}", "", degrades=False)

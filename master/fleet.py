@@ -6,6 +6,7 @@ changes no state: the job may still run there.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,8 +114,11 @@ class Fleet:
         show: bool = False,
         silence_s: float = CALL_SILENCE_S,
         blob: Blob = ("", 0),
+        begun: asyncio.Event | None = None,
     ) -> dict[str, Answer]:
         """Call a function on the nodes that `arguments` names, side by side. `show`: lines go to who follows.
+
+        `begun` is set at the first line that any of them says.
 
         A node that is not connected gets nothing, now or later: what was given up here must not be done at last there.
         """
@@ -139,7 +143,7 @@ class Fleet:
             for answer in left_out.values():
                 await self._operation.emit(answer.line())
         answers = [(Answer(flight.node), flight) for flight in flights]
-        return left_out | await self._follow(answers, SHOW if show else "", silence_s)
+        return left_out | await self._follow(answers, SHOW if show else "", silence_s, begun)
 
     def _left_out(self, function: str, nodes: Iterable[str], *, refuse: bool) -> dict[str, Answer]:
         """Nodes that get nothing; those that are held among them when they are to be refused one by one."""
@@ -163,7 +167,9 @@ class Fleet:
         if self._operation.cancelled_by:
             raise Failed(f"cancelled by {self._operation.cancelled_by}; what had been done stays")
 
-    async def _follow(self, jobs: Sequence[tuple[Answer, Flight]], step: str, silence_s: float) -> dict[str, Answer]:
+    async def _follow(
+        self, jobs: Sequence[tuple[Answer, Flight]], step: str, silence_s: float, begun: asyncio.Event | None = None
+    ) -> dict[str, Answer]:
         """All of them to their ends, side by side."""
         answers = {flight.key: answer for answer, flight in jobs}
         clock = self._operation.clock
@@ -172,6 +178,8 @@ class Fleet:
             answer = answers[flight.key]
             if news != SILENT:
                 heard[flight.key] = clock.monotonic()
+            if begun is not None and isinstance(news, Output):
+                begun.set()
             await self._take(answer, flight, news, step)
             if news == SILENT or is_last(news):
                 answer.state = flight.state

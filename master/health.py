@@ -209,8 +209,12 @@ def view(health: ClusterHealth) -> dict[str, Any]:
         "rpo": {"now_bytes": health.rpo_now_bytes, "objective_bytes": health.rpo_objective_bytes},
         "nodes": [_row(node) for node in health.nodes],
         "quorum": {"voters": quorum.voters, "healthy": quorum.healthy, "tolerates": quorum.tolerates},
-        "findings": [{"severity": f.severity, "text": f.text, "fix": f.fix} for f in health.findings],
+        "findings": [finding_view(finding) for finding in health.findings],
     }
+
+
+def finding_view(finding: Finding) -> dict[str, str]:
+    return {"severity": finding.severity, "text": finding.text, "fix": finding.fix}
 
 
 def _row(node: NodeView) -> dict[str, Any]:

@@ -6,37 +6,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..common.cluster import Cluster
-from ..common.results import Impact, ResourceResult
-from ..states.resources.patroni import PENDING
+from ..common.results import ResourceResult
+from . import restarts
 from .observed import ClusterHealth
+from .restarts import Act, Restart, Switchover
 from .stages import STAGES, concerned, disruptions_of, is_fresh, stage_waves
-
-
-def left_to_do(
-    cluster: Cluster, plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHealth
-) -> tuple[str, ...]:
-    """What an apply does not do by itself and a person must, with the commands: restarts that settings wait for."""
-    if not _pending(plans) or not health.leader:
-        return ()
-    replicas = [n.name for n in cluster.data_nodes if n.name != health.leader]
-    restart = "patronictl -c /etc/patroni/config.yml restart"
-    told = [
-        f"pgha-master run {n} -- {restart} {cluster.name} {n} --pending --force" for n in (*replicas, health.leader)
-    ]
-    return (
-        "settings wait for a restart of PostgreSQL, which ends its sessions; one after the other, the leader last:",
-        *(f"  {command}" for command in told),
-    )
-
-
-def _pending(plans: Mapping[str, Sequence[ResourceResult]]) -> bool:
-    return any(change.what.endswith(PENDING) for results in plans.values() for r in results for change in r.changes)
+from .waves import stops
 
 
 def describe(
-    cluster: Cluster, plans: Mapping[str, Sequence[ResourceResult]], health: ClusterHealth
+    cluster: Cluster,
+    plans: Mapping[str, Sequence[ResourceResult]],
+    health: ClusterHealth,
+    acts: Sequence[Act] = (),
+    measured: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """`order` and `impact` of a `progress.Plan`."""
+    """`order` and `impact` of a `progress.Plan`. `acts`: restarts that follow; `measured`: see `restarts.costs`."""
     order: list[str] = []
     for stage in STAGES:
         if nodes := concerned(stage, plans):
@@ -48,9 +33,10 @@ def describe(
     for node, results in plans.items():
         for disruption in {str(d): d for stage in STAGES for d in disruptions_of(results, stage.documents)}.values():
             counted[str(disruption)] += 1
-            if disruption.impact is Impact.RESTART and disruption.unit.startswith("patroni") and node == health.leader:
-                order.append(f"{node} leads: its restart is last, and writes stop until PostgreSQL is up again")
-    waits = ("settings will wait for a restart of PostgreSQL on every data node; apply does not do it",)
+            if stops(disruption, "patroni", "postgresql") and node == health.leader:
+                heir = restarts.heir_of(cluster, health)
+                acts = (Switchover(node, heir) if heir else Restart(node, leads=True), *acts)
+    order += [str(act) for act in acts]
     told = tuple(f"{what} on {count} node{'s' if count > 1 else ''}" for what, count in counted.items())
-    told += waits if _pending(plans) else ()
+    told += restarts.costs(acts, measured or {})
     return {"order": tuple(order), "impact": told or ("no service is reloaded or restarted",)}

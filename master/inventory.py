@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -68,6 +69,11 @@ def read(name: str, clusters: Path) -> tuple[str, str]:
     """Path and text of the definition that `name` means. Raises UserError, DefinitionError."""
     path = find(name, clusters)
     return str(path), read_file(path)
+
+
+def digest(text: str) -> str:
+    """What names a definition to a person: the first hex digits of its text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def insist(name: str, path: str, cluster: Cluster) -> None:

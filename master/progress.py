@@ -101,10 +101,17 @@ class Plan(_Line):
     nodes: tuple[NodePlan, ...]
     order: tuple[str, ...] = ()  # what would happen, step by step, in words
     impact: tuple[str, ...] = ()  # what it means for the cluster's users, in words
+    restarts: tuple[str, ...] = ()  # nodes whose PostgreSQL waits, or will wait, for a restart that an apply does
 
     @property
     def change_count(self) -> int:
         return sum(node.change_count for node in self.nodes)
+
+    @property
+    def failures(self) -> list[str]:
+        """What could not be looked at; an apply on such a plan would change what nobody has seen."""
+        failed = ((n.node, r) for n in self.nodes for r in n.results if r.status is Status.FAILED)
+        return [f"{node}: {result.resource}: {result.reason}" for node, result in failed]
 
 
 class Note(_Line):

@@ -27,6 +27,9 @@ class Report:
     critical_path_s: float = 0.0
     counts: dict[str, int] = field(default_factory=lambda: {"changed": 0, "unchanged": 0, "failed": 0})
 
+    async def begin(self, step: str, detail: str) -> None:
+        await self.operation.emit(Step(step=step, state="started", detail=detail))
+
     async def step(self, step: str, state: StepState, *, since: float, detail: str = "") -> None:
         """A step of the whole cluster has ended."""
         seconds = self.clock.monotonic() - since

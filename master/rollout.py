@@ -12,20 +12,34 @@ from dataclasses import dataclass
 
 from ..common.cluster import Cluster
 from ..common.errors import Refused, UserError
-from ..common.results import ResourceResult, Status
+from ..common.results import ResourceResult
 from ..states import catalog
 from ..states.resource import AnyResource
-from . import absence, gates, impact
+from . import absence, gates, impact, restarts
 from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
+from .plan_file import Expected, stale
 from .progress import End, NodePlan, Plan, Step
 from .readiness import Readiness
 from .report import Report, counted
+from .restarting import Restarts
 from .seams import Headquarters
-from .stages import LEADER, STAGES, Stage, concerned, disturbing, is_fresh, spares, stage_waves, steady, steady_so_far
+from .stages import (
+    LEADER,
+    STAGES,
+    Stage,
+    concerned,
+    disturbing,
+    is_fresh,
+    spares,
+    stage_waves,
+    steady,
+    steady_so_far,
+    stops_writes,
+)
 
 FRESH_S = 20.0
 
@@ -36,9 +50,11 @@ class Rollout:
     operation: Operation
     cluster: Cluster
     text: str
-    definition: str  # first hex digits of the text's SHA-256
+    definition: str  # its `inventory.digest`
     nodes: tuple[str, ...] = ()  # only these; empty: all
     only: tuple[str, ...] = ()  # only these documents; empty: all
+    restart: bool = True  # PostgreSQL, where settings wait for it
+    expect: Expected | None = None  # an apply is refused when it would do anything else
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.master.hub, self.operation)
@@ -46,6 +62,7 @@ class Rollout:
         self.readiness = Readiness(self.master, self.fleet, self.cluster, self.report)
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
+        self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self._gate)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
         self._away: tuple[str, ...] = ()  # nodes that are not connected and were not asked for
@@ -60,7 +77,7 @@ class Rollout:
     async def plan(self) -> End:
         self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
-        if failed := _failures(plan):
+        if failed := plan.failures:
             return End(exit=1, message=f"the plan is not complete: {failed[0]}", data={"changes": plan.change_count})
         for text in self._unsafe(plan):
             await self.report.warn(f"an apply would be refused: {text}")
@@ -70,9 +87,9 @@ class Rollout:
         self._away = await self.readiness.nodes(self.nodes)
         plan = await self._plan()
         results = {node.node: node.results for node in plan.nodes}
-        if failed := _failures(plan):
+        if failed := plan.failures:
             return End(exit=1, message=f"nothing was changed, the plan is not complete: {failed[0]}")
-        await self.readiness.without(self._unsafe(plan))
+        await self.readiness.without([*(stale(self.expect, plan) if self.expect else ()), *self._unsafe(plan)])
         try:
             await self.readiness.bare_hosts(results)
             await self.master.remember(self.cluster, self.text)
@@ -82,15 +99,18 @@ class Rollout:
                 await self._stage(stage, results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
+            why = self._no_restart()
+            if due := await self.restarts.due(plan.restarts) if self._led else []:
+                await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
             if not self.only or (self.report.counts["changed"] and self._led):
-                await self._verify(changed=self.report.counts["changed"] > 0)
+                await self._verify(changed=self.report.counts["changed"] > 0 or bool(self.restarts.done))
         except Failed as error:
             return End(exit=1, message=str(error), data=self.report.data())
         for node in plan.nodes:
             self.report.counts["unchanged"] += node.unchanged
-        for text in impact.left_to_do(self.cluster, results, self.master.health(self.cluster)):
-            await self.report.warn(text)
-        return End(message=self.report.closing(self.cluster.name), data=self.report.data())
+        closing = self.report.closing(self.cluster.name)
+        data = {"cluster": self.cluster.name, **self.report.data()}
+        return End(message=" ".join((closing, *self.restarts.told())), data=data)
 
     # ---- plan
 
@@ -138,13 +158,21 @@ class Rollout:
         )
         plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
         results = {node.node: node.results for node in nodes}
-        if plan.change_count:
-            plan = plan.model_copy(update=impact.describe(self.cluster, results, health))
+        due = restarts.foreseen(results, health)
+        if plan.change_count or due:
+            shrinks = restarts.will_shrink(results, health)
+            acts = () if self._no_restart() else restarts.course(self.cluster, health, due, shrinks=shrinks)
+            told = impact.describe(self.cluster, results, health, acts, await self.restarts.measured())
+            plan = plan.model_copy(update={**told, "restarts": tuple(due)})
         if lost is not None:
             await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
         await self.report.step("plan", "done", since=since, detail=counted(plan.change_count, "change"))
         return plan
+
+    def _no_restart(self) -> str:
+        asked = restarts.Asked(self.nodes, self.only, self.restart, self._away)
+        return restarts.why_not(self.cluster, self.master.health(self.cluster), asked)
 
     def _unsafe(self, plan: Plan) -> list[str]:
         """What may not be done while nodes are away."""
@@ -183,6 +211,8 @@ class Rollout:
         for number, wave in enumerate(order):
             if disturbing(stage, wave, results) and spares(wave)(self.master.health(self.cluster)) != gates.OPEN:
                 await self._gate(stage.name, "etcd can spare the member", spares(wave), 60.0, ())
+            if stops_writes(stage, wave, self.master.health(self.cluster).leader, results):
+                await self.restarts.give_way()
             await self._wave(stage, wave)
             last = number == len(order) - 1
             if founding and number == 0:
@@ -266,8 +296,3 @@ class Rollout:
         self.report.critical_path_s += self.master.clock.monotonic() - since
         if bad := [a for a in answers.values() if not a.ok]:
             raise Failed(f"verify: {bad[0].node}: {bad[0].why()}")
-
-
-def _failures(plan: Plan) -> list[str]:
-    """What could not be looked at; an apply on such a plan would change what nobody has seen."""
-    return [f"{n.node}: {r.resource}: {r.reason}" for n in plan.nodes for r in n.results if r.status is Status.FAILED]

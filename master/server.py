@@ -22,6 +22,7 @@ from ..states.resource import AnyResource
 from . import health, inventory, limits, resumption, retention
 from .authority import Authority
 from .blobs import Blobs
+from .drifting import Drifts
 from .hub import Hub
 from .operations import Operations
 from .rotation import KeyFiles
@@ -72,6 +73,7 @@ class Master:
             files,
         )
         self.operations = Operations(self.store, self.clock)
+        self.drifts = Drifts(self)
         self.clusters: dict[str, Cluster] = {}
         self._authorities: dict[str, Authority] = {}
         self._judged: dict[str, health.ClusterHealth] = {}
@@ -87,7 +89,13 @@ class Master:
         await self.hub.start()
         resumption.go_on(self, recalled)
         tidy = retention.keep_tidy(self.store, self.clock, self._keep)
-        works = (limits.watch(lambda: len(self.hub.accepted())), tidy, self._tidy(), self._watchdog())
+        works = (
+            limits.watch(lambda: len(self.hub.accepted())),
+            tidy,
+            self._tidy(),
+            self._watchdog(),
+            self.drifts.watch(),
+        )
         self._beside = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
@@ -123,6 +131,10 @@ class Master:
         """From now on this is the cluster: what `status` judges by and what nodes may have signed."""
         await self.store.note(cluster.name, "definition", text)
         self.clusters[cluster.name] = cluster
+
+    async def definition(self, cluster: str) -> str:
+        """The text of the definition that was applied last."""
+        return (await self.store.definitions()).get(cluster, "")
 
     def authority(self, cluster: str) -> Authority:
         if cluster not in self._authorities:

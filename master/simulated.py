@@ -13,14 +13,16 @@ from typing import Any, cast
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
 from ..common.results import Outcome
-from ..common.telemetry import Backend, EtcdMember, EtcdSample, HaproxySample, PatroniSample, Sample
+from ..common.telemetry import Backend, EtcdMember, EtcdSample, HaproxySample, PatroniSample, PendingSetting, Sample
 from ..states.action import Unit
 from ..states.certificates import certificates
 from ..states.converge import MemoryDebts
 from ..states.documents import database, etcd, haproxy, patroni, pki
+from ..states.resources.patroni import NEEDS_RESTART
 from ..states.system import CertificateFacts, FileFacts, UnitFacts
 from ..states.testing import FakeSystem
 from .health import PRIMARY, REPLICA
+from .restarts import FOLLOWS_PRIMARY
 from .testing import WAL, FakeCluster
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -49,7 +51,9 @@ class SimulatedNode:
     member_id: str = ""  # under which its etcd has data
     damaged: str = ""  # etcd's words for what is wrong with its data
     has_database: bool = False
+    parameters: dict[str, Any] | None = None  # of the cluster's, with which its PostgreSQL was started
     jobs: list[str] = field(default_factory=list)
+    touched: tuple[str, ...] = ()  # managed files, until its documents are looked at
 
     def unit(self, name: str) -> UnitFacts:
         return self.system.unit(name)
@@ -68,6 +72,8 @@ class World:
         self.leader = ""
         self.members: list[EtcdMember] = []
         self.calls: list[tuple[str, str, tuple[str, ...]]] = []
+        self.patroni_tells = True  # which settings wait for a restart, as Patroni 4 does
+        self.refusals: dict[str, str] = {}  # function -> why it fails wherever it is called
         self._added = 0
         self._dcs: dict[str, Any] | None = None  # Patroni's dynamic configuration, of the cluster and no node
 
@@ -98,6 +104,7 @@ class World:
                 "patroni": self._patroni(name, healthy.patroni, now),
                 "haproxy": self._haproxy(name, now),
                 "data_directory_present": node.has_database,
+                "touched": node.touched,
             }
         )
 
@@ -106,6 +113,8 @@ class World:
         if function == "facts":
             return Outcome(ok=True, data=node.facts.model_dump(mode="json"))
         self.calls.append((name, function, tuple(arguments)))
+        if function in self.refusals:
+            return Outcome(ok=False, exit_code=1, message=self.refusals[function])
         if function == "etcd.reset":
             node.system.perform(Unit("stop", "etcd"))
             kept = f"{etcd.DATA}.lost-1" if node.damaged else ""
@@ -121,7 +130,33 @@ class World:
             return Outcome(ok=ok, data=data, message="" if ok else "no server")
         if function == "etcd.replace":
             return self._replace(*arguments)
+        if function == "write_watch":
+            return Outcome(ok=True, exit_code=0, data={"refused_s": 4.6, "writes": 30, "refused": 20})
+        if function == "patroni.restart":
+            node.parameters = self._lasting(than=node.parameters if name != self.leader else None)
+            return Outcome(ok=True, exit_code=0)
+        if function == "patroni.switchover":
+            self.leader = arguments[1]
+            node.parameters = self._lasting()
+            return Outcome(ok=True, exit_code=0)
         return Outcome(ok=False, message=f"there is no function {function}")
+
+    def _lasting(self, than: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The parameters that are read at a start only. A standby of a running leader goes not below `than`."""
+        wanted = (self._dcs or {}).get("postgresql", {}).get("parameters", {})
+        found = {name: value for name, value in wanted.items() if name in NEEDS_RESTART}
+        for name in FOLLOWS_PRIMARY & set(than or {}):
+            least = (self.nodes[self.leader].parameters or {}).get(name, 100)
+            found[name] = max(int(found.get(name, 100)), int(least))
+        return found
+
+    def _waiting(self, name: str) -> tuple[PendingSetting, ...]:
+        running, wanted = self.nodes[name].parameters or {}, self._lasting()
+        return tuple(
+            PendingSetting(name=key, before=str(running.get(key, "")), after=str(wanted.get(key, "")))
+            for key in sorted({*running, *wanted})
+            if running and running.get(key) != wanted.get(key)
+        )
 
     # ---- the daemons
 
@@ -145,12 +180,14 @@ class World:
         node.system.server, node.system.replica = up, up and not leads
         node.system.patroni_role = "primary" if leads else "replica"
         if not up:
-            node.system.patroni_config = None
+            node.system.patroni_config = node.parameters = None
             return
         node.has_database = True
         if self._dcs is None:
             self._dcs = cast("dict[str, Any]", patroni.dynamic_settings(self.cluster))
         node.system.patroni_config = self._dcs
+        if node.parameters is None:
+            node.parameters = self._lasting()
         origin = self.nodes[self.leader].system
         node.system.roles, node.system.statements = origin.roles, origin.statements
 
@@ -168,6 +205,9 @@ class World:
             return PatroniSample(error="connection refused")
         if not self.leader:
             return PatroniSample(reachable=True, state="starting")
+        waiting = self._waiting(name)
+        told = waiting if self.patroni_tells else ()
+        healthy = healthy.model_copy(update={"pending_restart": bool(waiting), "pending_settings": told})
         if name == self.leader:
             return healthy
         since = min(running, self._patroni_for(self.leader, now) - LEADER_AFTER_S)

@@ -30,6 +30,8 @@ from ..states.document import Context
 from ..states.kinds import decode
 from ..states.resource import AnyResource
 from . import health
+from .drift import Drift
+from .drifting import Drifts
 from .flights import Document, Flight, News, is_last
 from .following import SILENT, Following
 from .operations import Operation, Operations
@@ -191,6 +193,7 @@ class SimulatedHub:
             outcome: Outcome | None = self._world.call(flight.node, request["function"], request["arguments"])
             await asyncio.sleep(RESOURCE_S)
         else:
+            node.touched = ()
             node.jobs.append(f"{flight.job.mode} {' '.join(request['documents'])}")
             outcome = await self._converge(flight, node, request)
         if outcome is None or not node.online:
@@ -235,30 +238,54 @@ class Simulation:
         self._judged: health.ClusterHealth | None = None
         self._now = now
 
-    def apply(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[Any]:
-        """Every line of an apply of the cluster, in order; the last is its End. A minute passes before each one."""
-        lines, self._now = play(self._play("apply", nodes, only), self._now + 60.0)
+    def apply(self, **asked: Any) -> list[Any]:
+        """Every line of an apply of the cluster, in order; the last is its End. A minute passes before each one.
+
+        `asked`: the fields of `Rollout` that say how much of it.
+        """
+        lines, self._now = play(self._play("apply", asked), self._now + 60.0)
         return lines
 
-    def plan(self, *, nodes: tuple[str, ...] = (), only: tuple[str, ...] = ()) -> list[Any]:
-        lines, self._now = play(self._play("plan", nodes, only), self._now + 60.0)
+    def plan(self, **asked: Any) -> list[Any]:
+        lines, self._now = play(self._play("plan", asked), self._now + 60.0)
         return lines
 
-    async def _play(self, what: str, nodes: tuple[str, ...], only: tuple[str, ...]) -> list[Any]:
+    def watch(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> Drift:
+        """What is known of drift after so long, `meanwhile` having happened in the middle of it."""
+
+        async def work() -> Drift:
+            self._begin()
+            drifts = Drifts(self)
+            self.hub.spawn(drifts.watch())
+            await asyncio.sleep(seconds / 2)
+            meanwhile()
+            await asyncio.sleep(seconds / 2)
+            return drifts.of(self.world.cluster.name)
+
+        drift, self._now = play(work(), self._now + 60.0)
+        return drift
+
+    def _begin(self) -> None:
         self.hub = SimulatedHub(self.world, self.clock)
         self._judged = None
-        operations = Operations(self.store, self.clock)
+        self.operations = Operations(self.store, self.clock)
         self.hub.spawn(self.hub.beat())
 
+    async def _play(self, what: str, asked: dict[str, Any]) -> list[Any]:
+        self._begin()
+
         async def work(operation: Operation) -> End:
-            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", nodes, only)
+            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", **asked)
             return await (rollout.plan() if what == "plan" else rollout.apply())
 
         name = self.world.cluster.name
-        operation = await operations.start(f"{what} {name}", name, "test", work)
-        return [line async for line in operations.follow(operation)]
+        operation = await self.operations.start(f"{what} {name}", name, "test", work)
+        return [line async for line in self.operations.follow(operation)]
 
     # ---- what a rollout asks of its master
+
+    async def definition(self, cluster: str) -> str:
+        return "text"
 
     async def remember(self, cluster: Cluster, text: str) -> None:
         self.clusters[cluster.name] = cluster

@@ -13,7 +13,7 @@ from ..common.results import Disruption, Impact, ResourceResult, Status
 from . import gates
 from .gates import Gate
 from .observed import ClusterHealth
-from .waves import disruptive, waves
+from .waves import disruptive, stops, waves
 
 LAG_LIMIT = 10 * 1024**2  # bytes
 
@@ -113,6 +113,13 @@ def disruptions_of(results: Sequence[ResourceResult], documents: Sequence[str]) 
 
 def disturbing(stage: Stage, wave: Sequence[str], plans: Mapping[str, Sequence[ResourceResult]]) -> bool:
     return any(disruptive(disruptions_of(plans.get(node, ()), stage.documents)) for node in wave)
+
+
+def stops_writes(stage: Stage, wave: Sequence[str], leader: str, plans: Mapping[str, Sequence[ResourceResult]]) -> bool:
+    """Whether who leads PostgreSQL is in the wave, and stops in it."""
+    if leader not in wave:
+        return False
+    return any(stops(d, "patroni", "postgresql") for d in disruptions_of(plans.get(leader, ()), stage.documents))
 
 
 def spares(wave: Sequence[str]) -> Gate:

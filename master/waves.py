@@ -48,6 +48,13 @@ def disruptive(disruptions: Sequence[Disruption]) -> bool:
     )
 
 
+def stops(disruption: Disruption, *units: str) -> bool:
+    """Whether one of these stops, or the whole host. `units` are beginnings of names."""
+    return disruption.impact is Impact.REBOOT or (
+        disruption.impact is Impact.RESTART and disruption.unit.startswith(units)
+    )
+
+
 def _weight(node: NodeView, health: ClusterHealth) -> tuple[bool, bool, bool, bool, bool, bool, str]:
     """Larger is later. A data node that says it leads, or of which nothing is known, might be the leader."""
     leads = node.name == health.leader

@@ -112,7 +112,7 @@ async def _run() -> None:
     agent = Agent(settings, identity, trust, journal)
     host = Host(agent.sign, agent.confirm)
     agent.worker = Worker(journal, host, agent.wake, agent.ended, agent.fetch)
-    agent.sampler = Sampler(Host(agent.sign, agent.confirm))
+    agent.sampler = Sampler(Host(agent.sign, agent.confirm), watched=agent.worker.watched)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

@@ -34,6 +34,7 @@ from ..states.action import (
     MakeDirectory,
     MakeSymlink,
     PatchPatroni,
+    PostPatroni,
     Remove,
     Run,
     RunSql,
@@ -68,11 +69,15 @@ Confirm = Callable[[float], bool]
 
 
 def execute(argv: tuple[str, ...], timeout_s: float, stdin: str | None = None) -> Output:
-    """Run a program. rc 127: not installed, 126: not executable, 124: killed with all its children at the deadline."""
+    """Run a program. rc 127: not installed, 126: not executable, 124: killed with all its children at the deadline.
+
+    `stdin` is a file in memory, so a program may read it as often as it likes (`--config-file=/dev/stdin`).
+    """
+    given = None if stdin is None else _in_memory(stdin)
     try:
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if given is None else given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=ENVIRONMENT,
@@ -83,15 +88,26 @@ def execute(argv: tuple[str, ...], timeout_s: float, stdin: str | None = None) -
         return Output(127, "", f"{argv[0]} is not installed")
     except PermissionError:
         return Output(126, "", f"{argv[0]} is not executable")
-    data = None if stdin is None else stdin.encode()
+    finally:
+        if given is not None:
+            os.close(given)
     try:
-        out, err = process.communicate(data, timeout_s)
+        out, err = process.communicate(timeout=timeout_s)
         return Output(_shell_rc(process.returncode), out.decode(errors="replace"), err.decode(errors="replace"))
     except subprocess.TimeoutExpired as late:
         said = (late.stdout or b"").decode(errors="replace")
         return Output(124, said, f"{argv[0]} did not end within {timeout_s:g} s and was killed")
     finally:
         _end(process)
+
+
+def _in_memory(text: str) -> int:
+    """A descriptor of an anonymous file with the text, at its beginning."""
+    descriptor = os.memfd_create("pgha-stdin")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(text.encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _shell_rc(returncode: int) -> int:
@@ -103,7 +119,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()
 
@@ -220,6 +236,8 @@ class Host:
                 self._issue(issue)
             case PatchPatroni(patch):
                 restapi.patch(patch)
+            case PostPatroni(path, body, timeout_s):
+                restapi.post(path, body, timeout_s)
             case RunSql(database, statements):
                 self._statements(database, statements)
             case Guarded() as guarded:

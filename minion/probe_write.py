@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..common.errors import UserError
 from ..common.names import is_node_name
@@ -17,6 +18,8 @@ from ..common.results import Outcome
 from .spawn import stream
 
 TLS = "/etc/pgha/tls"
+WATCH_S, QUIET_S = 0.2, 2.0
+STUCK_S = 1.0  # a write that takes longer counts as one that was refused first
 PASSFILE = f"{TLS}/probe.pgpass"
 _NUMBER = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 
@@ -24,6 +27,11 @@ _NUMBER = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 _WRITE = (
     "insert into pgha.probe(node, token, at) values ('{node}', '{token}', now()) "
     "on conflict (node) do update set token=excluded.token, at=excluded.at returning host(inet_server_addr())"
+)
+_WATCH = (
+    "insert into pgha.probe(node, token, at) values ('{node}/watch', '{token}', now()) on conflict (node) do update "
+    "set token=excluded.token, at=excluded.at "
+    "returning host(inet_server_addr()) || ' ' || extract(epoch from pg_postmaster_start_time())"
 )
 _READ = "select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"
 
@@ -33,11 +41,7 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
     if len(arguments) != 5:
         raise UserError("write_probe takes NODE RW_PORT RO_PORT yes|no TIMEOUT_S")
     node, rw_port, ro_port, read_back, timeout_s = arguments
-    if not is_node_name(node):
-        raise UserError(f"{node!r} is no node name")
-    for number in (rw_port, ro_port, timeout_s):  # a port is filled into psql's connection string
-        if not _NUMBER.fullmatch(number):
-            raise UserError(f"{number!r} is no port and no number of seconds")
+    _check(node, rw_port, ro_port, timeout_s)
     token, deadline = secrets.token_hex(8), time.monotonic() + float(timeout_s)
     write = _WRITE.format(node=node, token=token)
     since = time.monotonic()
@@ -53,6 +57,66 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
             return Outcome(ok=False, exit_code=1, message=f"not read back through port {ro_port}: {said}", data=data)
         data["replica"] = said.strip().split("|")[0]
     return Outcome(ok=True, exit_code=0, data=data)
+
+
+def watch(node: str, rw_port: str, timeout_s: str, begun: Callable[[], None], cancelled: Callable[[], bool]) -> Outcome:
+    """Write every WATCH_S until writes have come through to another server than at first, for some while; or cancelled.
+
+    `begun` is called once, after the first write. Another server is another address, or another start of PostgreSQL.
+    Data: `refused_s`, from the last write before
+    the longest gap to the first one after it, 0.0 when none was refused; `writes`, `refused`: how many.
+    """
+    _check(node, rw_port, timeout_s)
+    seen = Gaps()
+    deadline = time.monotonic() + float(timeout_s)
+    query = _WATCH.format(node=node, token=secrets.token_hex(8))
+    while time.monotonic() < deadline and not cancelled() and not seen.over:
+        since, lines = time.monotonic(), list[str]()
+        code, _ = stream(_psql(rw_port, query), 5.0, _collect(lines), cancelled)
+        server = "".join(lines).strip() if code == 0 else ""
+        seen.took(since, time.monotonic(), server)
+        if server and seen.writes == 1:
+            begun()
+        time.sleep(max(0.0, WATCH_S - (time.monotonic() - since)))
+    data: dict[str, object] = {"refused_s": round(seen.longest_s, 1), "writes": seen.writes, "refused": seen.refused}
+    return Outcome(ok=seen.writes > 0, exit_code=0 if seen.writes else 1, data=data)
+
+
+@dataclass
+class Gaps:
+    """What became of one write after the other."""
+
+    first: str = ""  # the server of the first write
+    last_at: float | None = None  # when the newest write that came through was begun
+    other_since: float | None = None  # since when another server than the first takes them, without a break
+    gap: bool = False
+    longest_s: float = 0.0
+    writes: int = 0
+    refused: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.other_since is not None and (self.last_at or 0.0) - self.other_since >= QUIET_S
+
+    def took(self, since: float, until: float, server: str) -> None:
+        """A write that began and ended then (s); `server` is empty when it was refused."""
+        if not server:
+            self.refused, self.gap, self.other_since = self.refused + 1, True, None
+            return
+        if (self.gap or until - since > STUCK_S) and self.last_at is not None:
+            self.longest_s = max(self.longest_s, until - self.last_at)
+        self.first = self.first or server
+        self.other_since = (self.other_since or since) if server != self.first else None
+        self.gap, self.last_at, self.writes = False, since, self.writes + 1
+
+
+def _check(node: str, *numbers: str) -> None:
+    """What is filled into a query or a connection string. Raises UserError."""
+    if not is_node_name(node):
+        raise UserError(f"{node!r} is no node name")
+    for number in numbers:
+        if not _NUMBER.fullmatch(number):
+            raise UserError(f"{number!r} is no port and no number of seconds")
 
 
 def _until(deadline: float, port: str, query: str, enough: Callable[[str], bool]) -> tuple[int, str]:

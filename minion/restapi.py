@@ -25,6 +25,7 @@ from ..common.secret import Secret
 CONFIG = Path("/etc/patroni/config.yml")
 TLS = Path("/etc/patroni/tls")
 SETTLE_S = 10.0
+NOT_DUE = "restart conditions are not satisfied"  # Patroni, asked for a restart that nothing waits for
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ def _port(listen: object, default: int) -> int:
 def get(path: str, timeout_s: float = 3.0) -> tuple[int, str]:
     """HTTP status and body; (0, why) when nobody answers."""
     return _request(settings(), "GET", path, None, timeout_s)
+
+
+def post(path: str, text: str, timeout_s: float) -> None:
+    """Order something of Patroni, which answers when it is done; a restart that is not due is. Raises ActionFailed."""
+    status, body = _request(settings(), "POST", path, text, timeout_s)
+    said = " ".join(body.split())[:500]
+    if status == 0:
+        raise ActionFailed(f"Patroni does not answer on this node: {said}; see journalctl -u patroni")
+    if status != 200 and NOT_DUE not in body:
+        raise ActionFailed(f"Patroni refuses {path} with HTTP {status}: {said}; see journalctl -u patroni")
 
 
 def patch(text: str) -> None:

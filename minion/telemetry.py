@@ -18,6 +18,7 @@ from ..common.errors import HostError
 from ..common.telemetry import EtcdSample, HaproxySample, HostSample, PatroniSample, Sample
 from ..states.system import Look
 from .probes import certificates, etcd, haproxy, host, patroni, units
+from .watched import Watched
 
 log = logging.getLogger("pgha.minion.telemetry")
 
@@ -30,8 +31,11 @@ T = TypeVar("T")
 class Sampler:
     """Takes the samples of one node. Not for several threads at once."""
 
-    def __init__(self, look: Look, interval_s: float = 5.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self, look: Look, interval_s: float = 5.0, clock: Clock | None = None, watched: Watched | None = None
+    ) -> None:
         self._look = look
+        self._watched = watched or Watched()
         self._interval_s = interval_s
         self._clock = clock or SystemClock()
         self._last: Sample | None = None
@@ -62,6 +66,7 @@ class Sampler:
                 else last.certificates
             ),
             units=_safely(lambda: units.probe(self._look), lambda why: {}),
+            touched=self._watched.touched(),
             data_directory_present=_safely(lambda: units.data_directory_present(self._look), lambda why: False),
         )
         self._last = sample
@@ -92,7 +97,7 @@ class Sampler:
         return now.model_copy(update={"leader_since": last.leader_since})
 
     def _moved(self, last: Sample) -> bool:
-        """The cheap questions only: three requests on this host, no program started."""
+        """The cheap questions only: three requests on this host and a look at each managed file, no program started."""
         etcd_now = last.etcd
         if etcd_now is not None:
             healthy = _safely(lambda: etcd.health(self._look)[0], lambda why: False)
@@ -101,8 +106,9 @@ class Sampler:
             lambda: patroni.probe(self._look, cluster=False, history=False), lambda why: PatroniSample(error=why)
         )
         haproxy_now = _safely(lambda: haproxy.probe(self._look), lambda why: HaproxySample(error=why))
-        now = last.model_copy(update={"etcd": etcd_now, "patroni": patroni_now, "haproxy": haproxy_now})
-        return changed(last, now)
+        touched = self._watched.touched()
+        update = {"etcd": etcd_now, "patroni": patroni_now, "haproxy": haproxy_now, "touched": touched}
+        return changed(last, last.model_copy(update=update))
 
 
 def changed(old: Sample, new: Sample) -> bool:
@@ -114,9 +120,10 @@ def _signs(sample: Sample) -> tuple[object, ...]:
     e, p, h = sample.etcd, sample.patroni, sample.haproxy
     return (
         e and (e.healthy, e.is_leader, e.has_leader, e.alarms),
-        p and (p.reachable, p.role, p.state, p.timeline, p.paused, p.pending_restart),
+        p and (p.reachable, p.role, p.state, p.timeline, p.paused, p.pending_restart, p.pending_settings),
         h and (bool(h.error), frozenset((b.name, b.server, b.up) for b in h.backends)),
         frozenset(sample.units.items()),
+        sample.touched,
     )
 
 

@@ -29,6 +29,7 @@ from ..states.kinds import read_order
 from ..states.system import System
 from .functions import Call, Doors, call
 from .journal import Journal
+from .watched import Watched
 
 log = logging.getLogger("pgha.minion.worker")
 
@@ -69,6 +70,7 @@ class Worker:
         self._current: dict[tuple[str, int], _Current] = {}
         self._turns: set[Future[None]] = set()
         self._closing = threading.Event()
+        self.watched = Watched()
         self._held_until = 0.0  # monotonic; by a job that has this minion for itself
         self.trouble = ""  # why nothing can be written down at the moment
 
@@ -259,18 +261,23 @@ class Worker:
         order = read_order(current.document)
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
-        for result in converge(
-            order.resources,
-            self._system,
-            debts,
-            dry_run=dry_run,
-            only=order.documents,
-            started=lambda resource: setattr(current, "resource", resource.id),
-            cancelled=current.cancelled.is_set,
-        ):
-            counts[result.status] += 1
-            if result.status is not Status.UNCHANGED or result.reason:
-                self._report(job, result)
+        self.watched.pause()
+        try:
+            for result in converge(
+                order.resources,
+                self._system,
+                debts,
+                dry_run=dry_run,
+                only=order.documents,
+                started=lambda resource: setattr(current, "resource", resource.id),
+                cancelled=current.cancelled.is_set,
+            ):
+                counts[result.status] += 1
+                if result.status is not Status.UNCHANGED or result.reason:
+                    self._report(job, result)
+        finally:
+            files = [(path, r.document in order.documents) for r in order.resources for path in r.files()]
+            self.watched.resume([p for p, asked in files if asked], [p for p, asked in files if not asked])
         return Outcome(
             ok=counts[Status.FAILED] == 0 and not current.cancelled.is_set(),
             message="cancelled" if current.cancelled.is_set() else "",

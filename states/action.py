@@ -136,6 +136,15 @@ class PatchPatroni:
 
 
 @dataclass(frozen=True, slots=True)
+class PostPatroni:
+    """POST to the local Patroni's REST API, such as /restart; it answers when that is done. `body` is JSON."""
+
+    path: str
+    body: str
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSql:
     """Run statements as the local superuser over the Unix socket. They may hold secrets, so they go by stdin."""
 
@@ -170,6 +179,7 @@ Action = (
     | Run
     | IssueCertificate
     | PatchPatroni
+    | PostPatroni
     | RunSql
     | Guarded
 )
@@ -182,6 +192,7 @@ __all__ = [
     "MakeDirectory",
     "MakeSymlink",
     "PatchPatroni",
+    "PostPatroni",
     "Remove",
     "Run",
     "RunSql",

@@ -21,6 +21,7 @@ from .resources.firewall import Firewall
 from .resources.kernel import Sysctl
 from .resources.packages import Packages, Upgrade
 from .resources.patroni import PatroniConfig
+from .resources.patroni_file import PatroniFile
 from .resources.postgres import PostgresRole, Sql
 from .resources.service import Service
 from .resources.time_sync import TimeSync
@@ -34,6 +35,7 @@ AnyKind = (
     | Firewall
     | Packages
     | PatroniConfig
+    | PatroniFile
     | PostgresRole
     | Service
     | Sql

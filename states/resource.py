@@ -74,6 +74,11 @@ class Resource(BaseModel, Generic[F]):
         """Nothing to do, unless the kind says otherwise."""
         return []
 
+    def files(self) -> tuple[str, ...]:
+        """Paths of which this resource has a say; when somebody touches one, the host is looked at soon."""
+        path = getattr(self, "path", "")
+        return (path,) if isinstance(path, str) and path else ()
+
     def skip(self, facts: F) -> str:
         """Why this cannot or must not be set on this host; empty when it can."""
         return ""

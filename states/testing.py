@@ -22,6 +22,7 @@ from .action import (
     MakeDirectory,
     MakeSymlink,
     PatchPatroni,
+    PostPatroni,
     Remove,
     Run,
     RunSql,
@@ -64,6 +65,7 @@ class FakeSystem:
     issue: dict[str, CertificateFacts] = field(default_factory=dict)
     ufw: FakeUfw | None = None
     upgrades: list[str] = field(default_factory=list)
+    complaints: str = ""  # what PostgreSQL says of parameters it is asked about
     patroni_config: dict[str, Any] | None = None
     patroni_role: str = "primary"
     server: bool = False
@@ -116,6 +118,8 @@ class FakeSystem:
             return self.answers[argv]
         if argv == firewall.SHOW:
             return self._show_added()
+        if argv[1:3] == ("-C", "port"):
+            return Output(1 if self.complaints else 0, "5432\n", self.complaints)
         if argv == packages.SIMULATE:
             return Output(0, "\n".join(self.upgrades))
         if argv == time_sync.ASK_TIMEDATECTL:
@@ -191,6 +195,8 @@ class FakeSystem:
                 self._issue(action)
             case PatchPatroni():
                 self._patch(json.loads(action.patch))
+            case PostPatroni():
+                pass
             case RunSql():
                 self._sql(action)
             case Guarded():

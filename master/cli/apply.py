@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command("apply")
-@click.argument("name", metavar="CLUSTER|FILE")
+@click.argument("name", metavar="CLUSTER|FILE|PLAN")
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be repeated.")
 @click.option("--only", multiple=True, metavar="DOCUMENTS", help="Only these state documents: firewall,haproxy")
 @click.option("-y", "--yes", is_flag=True, help="For scripts: answers every question; today apply asks none.")
+@click.option("--no-restart", is_flag=True, help="Leave PostgreSQL running; settings that need a restart wait for it.")
 @click.option("--detach", is_flag=True, help="Start it and leave.")
 @click.option("--timings", is_flag=True, help="At the end, show how long each step took.")
 @with_terminal
@@ -31,17 +32,21 @@ def command(
     nodes: tuple[str, ...],
     only: tuple[str, ...],
     yes: bool,  # kept so that scripts written today need no change once apply has something to ask
+    no_restart: bool,
     detach: bool,
     timings: bool,
 ) -> None:
     """Bring a cluster to its definition, step by step, each gated by the cluster's own state.
+
+    PLAN is a file that  pgha-master plan CLUSTER -o PLAN  wrote: what it shows is done, or nothing.
 
     Running it again is safe: what is done is not done twice. If an apply of this cluster runs already, you follow
     that one. Ctrl-C detaches and the apply goes on. See before:  pgha-master plan CLUSTER
     """
     from .client import request
 
-    arguments = {**definition(name), **selection(nodes, only)}
+    arguments = kept_plan(name, nodes, only) or {**definition(name), **selection(nodes, only)}
+    arguments["restart"] = not no_restart
     end = Follower(screen, lambda line: _tell(screen, line)).follow(request("apply", arguments), detach)
     if not screen.as_json:
         if timings:
@@ -52,11 +57,28 @@ def command(
     finish(screen, end)
 
 
+def kept_plan(name: str, nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of a plan that was kept in a file; empty when `name` is no such file. Raises UserError."""
+    from pathlib import Path
+
+    if not Path(name).is_file():
+        return {}
+    from ...common.errors import UserError
+    from ..plan_file import read
+
+    if (kept := read(Path(name))) is None:
+        return {}
+    if nodes or only:
+        raise UserError(f"{name} is a plan and says itself for which nodes and documents; leave out --node and --only")
+    asked = kept.model_dump(mode="json", include={"path", "text", "nodes", "only"})
+    return {**asked, "expect": {"at": kept.at, "plan": kept.plan.model_dump(mode="json")}}
+
+
 def _tell(screen: Terminal, line: Line) -> bool:
     """Before the first change: what is about to happen, and what it costs."""
     if line.kind != "plan":
         return False
-    if line.change_count:
+    if line.change_count or line.restarts:
         screen.progress("", *consequences(line), summary(line), "")
     return True
 

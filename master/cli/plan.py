@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..progress import Line, Plan
 
 
-def definition(name: str) -> dict[str, object]:
+def definition(name: str) -> dict[str, Any]:
     """`path` and `text` of the definition as the daemon wants them, after it was checked here.
 
     Raises DefinitionError, UserError. The daemon tells the warnings, so that whoever follows the job sees them too.
@@ -28,7 +28,7 @@ def definition(name: str) -> dict[str, object]:
     return {"path": path, "text": text}
 
 
-def selection(nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[str, object]:
+def selection(nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[str, Any]:
     """The arguments of --node and --only: lists, of which each option may hold several with commas."""
     return {
         "nodes": [name.strip() for text in nodes for name in text.split(",") if name.strip()],
@@ -36,15 +36,30 @@ def selection(nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[str, object
     }
 
 
+def _keep(out: str, plan: Plan, asked: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from ..plan_file import PlanFile, write
+
+    write(Path(out), PlanFile(at=plan.at, plan=plan, **asked))
+
+
 @click.command("plan")
 @click.argument("name", metavar="CLUSTER|FILE")
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be repeated.")
 @click.option("--only", multiple=True, metavar="DOCUMENTS", help="Only these state documents: firewall,haproxy")
+@click.option("-o", "out", type=click.Path(dir_okay=False), metavar="FILE", help="Keep it, for: pgha-master apply FILE")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 3 when there are changes.")
 @click.option("-v", "--verbose", is_flag=True, help="Show diffs in full.")
 @with_terminal
 def command(
-    screen: Terminal, name: str, nodes: tuple[str, ...], only: tuple[str, ...], detailed_exitcode: bool, verbose: bool
+    screen: Terminal,
+    name: str,
+    nodes: tuple[str, ...],
+    only: tuple[str, ...],
+    out: str | None,
+    detailed_exitcode: bool,
+    verbose: bool,
 ) -> None:
     """Show what an apply would change, node by node, and what it would mean for the cluster's users.
 
@@ -69,8 +84,10 @@ def command(
     elif plans:
         screen.result(*render_plan(plans[0], screen.look_out, verbose))
     finish(screen, end)
-    changes = bool(plans and plans[0].change_count)
+    if out and plans:
+        _keep(out, plans[0], arguments)
+    changes = bool(plans and (plans[0].change_count or plans[0].restarts))
     if not screen.as_json and plans:
-        again = " ".join([name, *(f"--node {node}" for node in nodes), *(f"--only {one}" for one in only)])
+        again = out or " ".join([name, *(f"--node {node}" for node in nodes), *(f"--only {one}" for one in only)])
         screen.progress(f"Run:  pgha-master apply {again}" if changes else "Nothing to do.")
     leave(exits.CHANGES if changes and detailed_exitcode else exits.OK)

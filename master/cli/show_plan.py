@@ -18,13 +18,16 @@ _STYLE = {"+": "green", "~": "yellow", "-": "red"}
 MAX_DIFF_LINES = 40
 
 
-def render_plan(plan: Plan, look: Look, whole_diffs: bool = False) -> list[str]:
-    """The plan as lines, without the hint at what to do next. Long diffs are cut unless `whole_diffs`."""
+def render_plan(plan: Plan, look: Look, verbose: bool = False) -> list[str]:
+    """The plan as lines, without the hint at what to do next. `verbose`: long diffs whole, and what is skipped."""
     counts = f"{len(plan.nodes)} node{'' if len(plan.nodes) == 1 else 's'}"
     lines = [f"Cluster {look.paint(plan.cluster, 'bold')}   definition {plan.definition}   {counts}", ""]
     shown: dict[tuple[object, ...], str] = {}
     for node in plan.nodes:
-        lines += _node(node, shown, look, whole_diffs)
+        lines += _node(node, shown, look, verbose)
+    skipped = sum(result.status == "skipped" for node in plan.nodes for result in node.results)
+    if skipped and not verbose:
+        lines += [look.paint(f"Skipped  {skipped} that cannot be set on their hosts: add -v to see why", "dim"), ""]
     lines += consequences(plan)
     removed = [(node.node, result) for node in plan.nodes for result, change in node.changes if sign(change) == "-"]
     for name, result in dict.fromkeys((name, result.resource) for name, result in removed):
@@ -41,10 +44,11 @@ def consequences(plan: Plan) -> list[str]:
 
 
 def summary(plan: Plan) -> str:
-    """`Plan: 7 to change, 412 unchanged.` with what failed to be planned."""
+    """`Plan: 7 to change, 412 unchanged.` with nodes to restart, and what failed to be planned."""
     failed = sum(result.status == "failed" for node in plan.nodes for result in node.results)
     unchanged = sum(node.unchanged for node in plan.nodes)
-    told = f", {failed} could not be looked at" if failed else ""
+    told = f", {len(plan.restarts)} to restart PostgreSQL" if plan.restarts else ""
+    told += f", {failed} could not be looked at" if failed else ""
     return f"Plan: {plan.change_count} to change, {unchanged} unchanged{told}."
 
 
@@ -56,8 +60,8 @@ def sign(change: ChangeView) -> str:
     return "-" if change.after.lower() == "absent" else "~"
 
 
-def _node(node: NodePlan, shown: dict[tuple[object, ...], str], look: Look, whole_diffs: bool) -> list[str]:
-    others = [result for result in node.results if result.status in ("failed", "skipped")]
+def _node(node: NodePlan, shown: dict[tuple[object, ...], str], look: Look, verbose: bool) -> list[str]:
+    others = [r for r in node.results if r.status == "failed" or (r.status == "skipped" and verbose)]
     count = node.change_count
     told = f"{count} change{'' if count == 1 else 's'}" if count else "no change"
     name = f"{node.node}  ({node.role})" if node.role else node.node
@@ -68,7 +72,7 @@ def _node(node: NodePlan, shown: dict[tuple[object, ...], str], look: Look, whol
     shown.setdefault(signature, node.node)
     lines = [f"{head}{told}"]
     for result, change in node.changes:
-        lines += _change(result, change, look, whole_diffs)
+        lines += _change(result, change, look, verbose)
     for result in others:
         style = "red" if result.status == "failed" else "dim"
         lines.append("  " + look.paint(f"! {result.status.value:<8} {result.resource}  {result.reason}", style))
@@ -79,7 +83,7 @@ def _signature(node: NodePlan) -> tuple[object, ...]:
     return tuple((result.resource, result.status, result.reason, result.changes) for result in node.results)
 
 
-def _change(result: ResourceResult, change: ChangeView, look: Look, whole_diffs: bool) -> list[str]:
+def _change(result: ResourceResult, change: ChangeView, look: Look, verbose: bool) -> list[str]:
     mark = sign(change)
     kind, _, key = result.resource.partition(":")
     told = f"{change.what}  " if change.what and change.what != key else ""
@@ -88,9 +92,9 @@ def _change(result: ResourceResult, change: ChangeView, look: Look, whole_diffs:
     guess = "(expected)" if result.expected else ""
     text = "  ".join(part for part in (f"{kind:<9} {key}", f"{told}{values}".strip(), impact, guess) if part)
     head = f"  {look.paint(mark, _STYLE[mark])} {text}"
-    if mark == "+" and change.diff and not whole_diffs:
+    if mark == "+" and change.diff and not verbose:
         return [f"{head}  {change.diff.count(chr(10)) or 1} lines: add -v to see them"]
-    return [head, *_diff(change.diff, look, whole_diffs)]
+    return [head, *_diff(change.diff, look, verbose)]
 
 
 def _diff(diff: str, look: Look, whole: bool) -> list[str]:

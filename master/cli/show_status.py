@@ -19,7 +19,7 @@ _EXPENDABLE = ("DISK", "CERT", "HAPROXY ro", "REGION", "MINION", "TL")
 
 def render_status(view: View, look: Look) -> list[str]:
     """One cluster: a head, a row for each node, the quorum, and the findings with what to do."""
-    return [*_head(view, look), "", *_nodes(view, look), "", *_quorum(view), *_findings(view, look)]
+    return [*_head(view, look), "", *_nodes(view, look), "", *_quorum(view), *_drift(view), *_findings(view, look)]
 
 
 def render_overview(clusters: Sequence[View], look: Look) -> list[str]:
@@ -105,6 +105,23 @@ def _quorum(view: View) -> list[str]:
     if not quorum:
         return []
     return [f"Quorum    etcd {_voters(view)} voters, tolerates {quorum.get('tolerates', '-')}"]
+
+
+def _drift(view: View) -> list[str]:
+    """What differs is named by its findings, or here where it is only observed."""
+    found = view.get("drift")
+    if not isinstance(found, dict):
+        return []
+    checked = found.get("checked_s")
+    when = f"checked {_age(checked)} ago" if checked is not None else "not checked yet"
+    if found.get("error"):
+        when += f"; not since: {found['error']}"
+    rows = found.get("differences") or ()
+    nodes = {str(row.get("node")) for row in rows}
+    told = f"{len(rows)} on {', '.join(sorted(nodes))}" if rows else "none" if checked is not None else "unknown"
+    lines = [f"Drift     {told} ({when})"]
+    watched = [row for row in rows if row.get("policy") == "observe"]
+    return lines + [f"{'':<10}{row.get('node')}: {row.get('resource')}, observed only" for row in watched]
 
 
 def _voters(view: View) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 from ...common.errors import Refused, UserError
-from .. import inventory, limits
+from .. import drift, inventory, limits
 from ..control import Arguments, Request
-from ..health import view
+from ..health import finding_view, view
 from ..operations import Operation
+from ..plan_file import Expected
 from ..progress import End, Note
 from ..rollout import Rollout
 from ..server import Master
@@ -23,6 +23,8 @@ class Definition(Arguments):
     text: str
     nodes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    restart: bool = True  # PostgreSQL, where settings wait for it
+    expect: Expected | None = None  # an apply is refused when it would do anything else
 
 
 class Status(Arguments):
@@ -42,8 +44,8 @@ async def apply(master: Master, request: Request) -> AsyncIterator[Any]:
 async def _start(master: Master, request: Request, what: str) -> AsyncIterator[Any]:
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
-    digest = hashlib.sha256(wanted.text.encode()).hexdigest()[:6]
-    key = f"{wanted.text} {wanted.nodes} {wanted.only}"
+    request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
+    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart}"
     running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
         if running.key != key:
@@ -58,7 +60,8 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        rollout = Rollout(master, operation, cluster, wanted.text, digest, wanted.nodes, wanted.only)
+        asked = (wanted.nodes, wanted.only, wanted.restart, wanted.expect)
+        rollout = Rollout(master, operation, cluster, wanted.text, inventory.digest(wanted.text), *asked)
         return await (rollout.plan() if what == "plan" else rollout.apply())
 
     nodes = tuple(node.name for node in cluster.nodes)
@@ -69,7 +72,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
         work,
         nodes,
         key,
-        request=wanted.model_dump_json(),
+        request=request_again,
     )
     async for line in master.operations.follow(operation):
         yield line
@@ -89,5 +92,11 @@ async def status(master: Master, request: Request) -> AsyncIterator[Any]:
 
 
 def _view(master: Master, name: str) -> dict[str, Any]:
-    running = master.operations.changing(name)
-    return {**view(master.health(master.clusters[name])), "applying": running.id if running else None}
+    running, seen = master.operations.changing(name), master.drifts.of(name)
+    shown = view(master.health(master.clusters[name]))
+    shown["findings"] += [finding_view(finding) for finding in drift.findings(name, seen)]
+    return {
+        **shown,
+        "applying": running.id if running else None,
+        "drift": drift.view(seen, master.clock.monotonic()),
+    }

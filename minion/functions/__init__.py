@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...common import functions
 from ...common.errors import UserError
 from ...common.results import Outcome
-from . import cluster, command, files, host, packages, postgres, services, upgrade
+from . import cluster, command, files, host, leadership, packages, postgres, services, upgrade
 from .answer import Budget
 from .request import Blob, Call, Cancelled, Doors, Emit, Fetch, Function
 
@@ -58,6 +58,9 @@ FUNCTIONS: dict[str, Function] = {
     "etcd.health": cluster.etcd_health,
     "self.upgrade": upgrade.upgrade,
     "write_probe": cluster.write_probe,
+    "write_watch": leadership.write_watch,
+    "patroni.restart": leadership.restart,
+    "patroni.switchover": leadership.switchover,
     "preflight": host.preflight,
     "etcd.reset": cluster.etcd_reset,
     "etcd.replace": cluster.etcd_replace,

@@ -10,7 +10,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from ...common.telemetry import MEMBER_LIMIT, PatroniMember, PatroniSample
+from ...common.telemetry import MEMBER_LIMIT, PatroniMember, PatroniSample, PendingSetting
 from ...states.system import Look
 
 CONFIG = "/etc/patroni/config.yml"
@@ -53,6 +53,7 @@ def from_own(own: dict[str, Any], now: float) -> PatroniSample:
         replayed_bytes=_number(xlog.get("replayed_location")),
         paused=own.get("pause") is True,
         pending_restart=own.get("pending_restart") is True,
+        pending_settings=_pending(own.get("pending_restart_reason")),
         version=str(about.get("version", "")) if isinstance(about, dict) else "",
         server_version=_number(own.get("server_version")),
         dcs_last_seen_s=max(0.0, now - seen) if isinstance(seen, (int, float)) and seen else None,
@@ -89,6 +90,20 @@ def from_history(body: str, timeline: int | None) -> float | None:
         return datetime.fromisoformat(last[3].replace("Z", "+00:00")).timestamp()
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _pending(reason: object) -> tuple[PendingSetting, ...]:
+    """Source: Patroni 4 REST API, GET /patroni: {parameter: {"old_value": ..., "new_value": ...}}"""
+    found = reason if isinstance(reason, dict) else {}
+    return tuple(
+        PendingSetting(name=str(name), before=_value(change.get("old_value")), after=_value(change.get("new_value")))
+        for name, change in list(found.items())[:MEMBER_LIMIT]
+        if isinstance(change, dict)
+    )
+
+
+def _value(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _role(own: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ..document import Context
 from ..resource import AnyResource
 from ..resources.patroni import PatroniConfig
 from ..resources.postgres import PostgresRole, Sql
-from .patroni import dynamic_settings
+from .patroni import bin_dir, dynamic_settings
 
 CHECK = f"""
 select has_table_privilege(r.oid, 'pgha.probe', 'select')
@@ -41,7 +41,9 @@ def build(context: Context) -> list[AnyResource]:
     if not context.node.is_data:
         return []
     settings = PatroniConfig(
-        settings=cast("dict[str, Any]", dynamic_settings(context.cluster)), whole=("postgresql.parameters",)
+        settings=cast("dict[str, Any]", dynamic_settings(context.cluster)),
+        whole=("postgresql.parameters",),
+        bin_dir=bin_dir(context),
     )
     probe = PostgresRole(
         role=PROBE,

@@ -14,6 +14,8 @@ Source: Patroni 4 docs, YAML configuration and dynamic configuration.
 
 from __future__ import annotations
 
+from typing import cast
+
 from ...common.cluster import Cluster
 from ..certificates import PATRONI_TLS, REPLICATION, REWIND, SUPERUSER
 from ..document import Context
@@ -21,6 +23,8 @@ from ..hba import lines as hba_lines
 from ..render import Yaml, endpoint, managed, quoted, to_yaml
 from ..resource import AnyResource
 from ..resources.files import Directory, File, Symlink
+from ..resources.patroni_file import PatroniFile
+from ..resources.postgres_parameters import Value
 from ..resources.service import Service
 from ..software import postgresql_major
 from .hardening import PACKAGES
@@ -48,12 +52,18 @@ def build(context: Context) -> list[AnyResource]:
         return []
     major = postgresql_major(context.cluster, context.facts)
     folder = Directory(path="/etc/patroni", group="postgres", mode=0o750, requires=(PACKAGES,))
-    config = File(
-        path=CONFIG,
-        content=managed(context.cluster.name) + to_yaml(configuration(context)),
-        group="postgres",
-        mode=0o640,
-        secrets={mark: quoted(context.secrets[name]) for mark, name in _SECRETS.items()},
+    config = PatroniFile(
+        file=File(
+            path=CONFIG,
+            content=managed(context.cluster.name) + to_yaml(configuration(context)),
+            group="postgres",
+            mode=0o640,
+            secrets={mark: quoted(context.secrets[name]) for mark, name in _SECRETS.items()},
+        ),
+        bin_dir=bin_dir(context),
+        parameters=cast(
+            "dict[str, Value]", {**parameters(context.cluster), **context.cluster.postgresql.local_parameters}
+        ),
         requires=(folder.id,),
     )
     own = [
@@ -78,22 +88,13 @@ def build(context: Context) -> list[AnyResource]:
     ]
 
 
+def bin_dir(context: Context) -> str:
+    return f"/usr/lib/postgresql/{postgresql_major(context.cluster, context.facts)}/bin"
+
+
 def dynamic_settings(cluster: Cluster) -> dict[str, Yaml]:
     """What belongs to the cluster and not to a node: at bootstrap, and kept so afterwards (`database` document)."""
     timers, mode = cluster.timers, cluster.synchronous_mode
-    parameters: dict[str, Yaml] = {
-        "wal_level": "replica",
-        "hot_standby": "on",
-        "wal_log_hints": "on",
-        "max_wal_senders": 10,
-        "max_replication_slots": 10,
-        "wal_keep_size": "256MB",
-        "password_encryption": cluster.postgresql.password_encryption,
-    }
-    if mode != "off":
-        # a commit waits for a replica that is cut off until its connection ends: 10 s instead of the default's 60 s
-        parameters["wal_sender_timeout"] = "10s"
-    parameters.update(cluster.postgresql.parameters)
     return {
         "ttl": timers.ttl,
         "loop_wait": timers.loop_wait,
@@ -105,9 +106,26 @@ def dynamic_settings(cluster: Cluster) -> dict[str, Yaml]:
         "postgresql": {
             "use_pg_rewind": cluster.patroni.use_pg_rewind,
             "use_slots": cluster.patroni.use_slots,
-            "parameters": parameters,
+            "parameters": parameters(cluster),
         },
     }
+
+
+def parameters(cluster: Cluster) -> dict[str, Yaml]:
+    """Of PostgreSQL, the same on every node."""
+    found: dict[str, Yaml] = {
+        "wal_level": "replica",
+        "hot_standby": "on",
+        "wal_log_hints": "on",
+        "max_wal_senders": 10,
+        "max_replication_slots": 10,
+        "wal_keep_size": "256MB",
+        "password_encryption": cluster.postgresql.password_encryption,
+    }
+    if cluster.synchronous_mode != "off":
+        # a commit waits for a replica that is cut off until its connection ends: 10 s instead of the default's 60 s
+        found["wal_sender_timeout"] = "10s"
+    return found | cluster.postgresql.parameters
 
 
 def configuration(context: Context) -> dict[str, Yaml]:
@@ -167,7 +185,7 @@ def _postgresql(context: Context) -> Yaml:
         "listen": endpoint(_everywhere(context), cluster.postgresql.port),
         "connect_address": endpoint(node.address, cluster.postgresql.port),
         "data_dir": node.data_dir or f"/var/lib/postgresql/{major}/main",
-        "bin_dir": f"/usr/lib/postgresql/{major}/bin",
+        "bin_dir": bin_dir(context),
         "pgpass": "/var/lib/postgresql/.pgpass_patroni",
         "use_unix_socket": True,
         "use_unix_socket_repl": True,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ...common.results import Disruption, Impact
 from ..action import PatchPatroni
 from ..resource import Change, Resource
 from ..system import Look
+from .postgres_parameters import insist, lasting, refused
 
 Path = tuple[str, ...]
 
@@ -75,6 +76,8 @@ class PatroniFacts:
     answers: bool = False
     leads: bool = False
     config: dict[str, Any] = field(default_factory=dict)  # JSON, as Patroni has it
+    refused: tuple[str, ...] = ()  # what PostgreSQL complains of
+    lasting: frozenset[str] = frozenset()  # parameters that by its own word take effect at a start only
 
 
 class PatroniConfig(Resource[PatroniFacts]):
@@ -83,6 +86,7 @@ class PatroniConfig(Resource[PatroniFacts]):
     kind: Literal["patroni_config"] = "patroni_config"
     settings: dict[str, Any]  # JSON by nature: which keys there are is Patroni's business
     whole: tuple[str, ...] = ()  # dotted paths, such as "postgresql.parameters"
+    bin_dir: str = ""  # of the PostgreSQL that is asked whether it would start with the parameters
 
     def key(self) -> str:
         return "dcs"
@@ -94,17 +98,23 @@ class PatroniConfig(Resource[PatroniFacts]):
         if json_object(body).get("role") not in ("primary", "master"):
             return PatroniFacts(answers=True)
         _, config = look.patroni("/config")
-        return PatroniFacts(True, True, json_object(config))
+        facts = PatroniFacts(True, True, json_object(config))
+        if not self._rows(facts.config):
+            return facts
+        parameters = _section(self.settings, ("postgresql", "parameters"))
+        return replace(facts, refused=refused(look, self.bin_dir, parameters), lasting=lasting(look))
 
     def plan(self, facts: PatroniFacts) -> list[Change]:
-        rows = [*_differing(self.settings, facts.config), *self._surplus(facts.config)]
+        rows = self._rows(facts.config)
+        if rows:
+            insist(facts.refused)
         patch: dict[str, Any] = {}
         for path, _, wanted in rows:
             _put(patch, path, wanted)
         action = PatchPatroni(json.dumps(patch, sort_keys=True))
         return [
             Change(
-                ".".join(path) + (PENDING if _restarts(path) else ""),
+                ".".join(path) + (PENDING if _restarts(path, facts.lasting) else ""),
                 action,
                 "absent" if is_ is None else _text(is_),
                 "absent" if wanted is None else _text(wanted),
@@ -112,6 +122,9 @@ class PatroniConfig(Resource[PatroniFacts]):
             )
             for path, is_, wanted in rows
         ]
+
+    def _rows(self, config: dict[str, Any]) -> list[tuple[Path, Any, Any]]:
+        return [*_differing(self.settings, config), *self._surplus(config)]
 
     def _surplus(self, config: dict[str, Any]) -> Iterator[tuple[Path, Any, Any]]:
         for dotted in self.whole:
@@ -182,14 +195,14 @@ def _put(patch: dict[str, Any], path: Path, value: object) -> None:
     patch[path[-1]] = value
 
 
-def _restarts(path: Path) -> bool:
-    return path[:2] == ("postgresql", "parameters") and path[-1] in NEEDS_RESTART
+def _restarts(path: Path, lasting: frozenset[str]) -> bool:
+    return path[:2] == ("postgresql", "parameters") and path[-1] in NEEDS_RESTART | lasting
 
 
 def _disruption(path: Path) -> Disruption:
     if path[:2] != ("postgresql", "parameters"):
         return Disruption(impact=Impact.RELOAD, unit="patroni")
-    return Disruption(impact=Impact.RELOAD, unit="postgresql")  # what needs a restart waits for one, of a person's
+    return Disruption(impact=Impact.RELOAD, unit="postgresql")  # what needs a restart waits for one, see `restarts`
 
 
 def _text(value: object) -> str:

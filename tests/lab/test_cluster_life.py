@@ -326,7 +326,7 @@ def test_drift_is_shown_as_exactly_those_differences_and_repaired_as_exactly_tho
     built.ok("pg-node1", "systemctl", "stop", "haproxy")
     built.ok("pg-node1", "chown", "root:root", "/etc/patroni/config.yml")
     wanted = {
-        ("pg-node1", "file:/etc/patroni/config.yml"),
+        ("pg-node1", "patroni_file:/etc/patroni/config.yml"),
         ("pg-node1", "service:haproxy"),
         ("pg-node1", "service:patroni"),  # it watches its configuration
         ("pg-node2", "file:/etc/haproxy/haproxy.cfg"),
@@ -364,7 +364,7 @@ def test_a_parameter_is_set_in_all_of_the_cluster_and_gone_when_it_is_taken_out_
 
     servers = built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni")
     built.define(postgresql="{parameters: {work_mem: 17MB, max_connections: 123}}")
-    said = built.pgha("apply", "prod")
+    said = built.pgha("apply", "prod", "--no-restart")
     assert said.rc == 0, said.out + said.err
     assert "settings wait for a restart of PostgreSQL" in said.err
     for node in DATA:
@@ -376,6 +376,55 @@ def test_a_parameter_is_set_in_all_of_the_cluster_and_gone_when_it_is_taken_out_
         wait_until("the default is back", lambda node=node: shown(node, "work_mem") == "4MB", 30)  # type: ignore[misc]
     assert built.ok("pg-node1", "systemctl", "show", "-p", "MainPID", "patroni") == servers
     wait_until("nothing waits for a restart", lambda: _healthy(built) and not built.status()["findings"], 40)
+
+
+def test_settings_that_need_a_restart_take_effect_under_load_and_cost_what_was_foreseen(built: Site) -> None:
+    """Replicas first, then a switchover; clients that try again lose nothing."""
+
+    def shown(node: str) -> str:
+        return built.ok(node, "runuser", "-u", "postgres", "--", "psql", "-Atc", "show max_connections").strip()
+
+    old = wait_until("healthy", lambda: _healthy(built), 60)["leader"]
+    new = next(name for name in DATA if name != old)
+    built.define(postgresql="{parameters: {max_connections: 150}}")
+    plan = built.pgha("plan", "prod")
+    assert f"restart PostgreSQL on {new} -> switchover from {old} to {new}" in " ".join(plan.out.split())
+    assert "2 to restart PostgreSQL" in plan.out
+    (foreseen_s,) = (float(s) for s in re.findall(r"writes are refused for about ([\d.]+) s", plan.out))
+    bench = ("runuser", "-u", "postgres", "--", "pgbench", "-n")
+    built.ok(old, "runuser", "-u", "postgres", "--", "pgbench", "-q", "-i", "-s", "5", "postgres")
+    load = subprocess.Popen(
+        [*built.lab_exec(old), *bench, "-c", "4", "-T", "300", "postgres"],
+        env=built.environment,
+        stderr=subprocess.PIPE,
+    )
+    with Writer(built, "witness-node") as writer:
+        said = built.pgha("apply", "prod")
+        assert said.rc == 0, said.out + said.err
+    load.communicate(timeout=60)  # its sessions ended with the leadership of their server
+    refused = re.findall(r"writes were refused for ([\d.]+) s", said.out)
+    assert len(refused) == 1, said.out
+    assert float(refused[0]) < 3 * foreseen_s
+    assert writer.longest_gap_s < 3 * foreseen_s
+    assert writer.lost() == set()
+    status = wait_until("healthy", lambda: _healthy(built), 60)
+    assert status["leader"] == new
+    assert [shown(node) for node in DATA] == ["150", "150"]
+    again = built.pgha("plan", "prod", "--detailed-exitcode")
+    assert again.rc == 0, again.out
+
+
+def test_a_setting_that_standbys_follow_is_lowered_on_the_leader_first_and_nobody_takes_over(built: Site) -> None:
+    leader = _healthy(built)["leader"]
+    built.define()
+    said = built.pgha("apply", "prod")
+    assert said.rc == 0, said.out + said.err
+    other = next(name for name in DATA if name != leader)
+    assert f"started    restart PostgreSQL on {leader}, which leads" in said.err
+    done = [said.err.index(f"done       restart PostgreSQL on {node}") for node in (leader, other)]
+    assert done == sorted(done)
+    assert _healthy(built)["leader"] == leader
+    assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
 
 
 def test_what_is_told_to_be_unanswered_is_not_done_later(built: Site) -> None:

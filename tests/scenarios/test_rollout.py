@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from pgha.common.results import Status
-from pgha.master.progress import End, Gate, Plan, Resource, Step
+from pgha.master.plan_file import Expected
+from pgha.master.progress import End, Gate, Note, Plan, Resource, Step
 from pgha.master.simulated import World, bare_facts
 from pgha.master.simulation import SimulatedHub, Simulation
 from pgha.master.testing import three_nodes
@@ -234,6 +235,115 @@ def test_what_does_not_exist_is_refused_as_wrong_usage(bare: Simulation, wanted:
     last = end(bare.apply(**wanted))
     assert last.exit == 2
     assert said in last.message
+
+
+# settings that wait for a restart
+
+
+def grow(simulation: Simulation, connections: int = 200) -> None:
+    redefine(simulation, postgresql={"parameters": {"max_connections": connections}})
+
+
+def acts(simulation: Simulation) -> list[tuple[str, str]]:
+    return [(node, name) for node, name, _ in simulation.world.calls if name.startswith("patroni.")]
+
+
+def test_a_setting_that_needs_a_restart_restarts_the_replica_and_hands_over_the_lead(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    grow(built)
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    assert acts(built) == [("pg-node2", "patroni.restart"), ("pg-node1", "patroni.switchover")]
+    assert built.world.leader == "pg-node2"
+    assert "writes were refused for 4.6 s" in end(lines).message
+    transcript("grown_connections", narrate(lines))
+    built.world.calls.clear()
+    again = built.apply()
+    assert (end(again).data["changed"], acts(built)) == (0, [])
+
+
+def test_what_a_switchover_cost_is_what_the_next_plan_expects(built: Simulation) -> None:
+    grow(built)
+    built.apply()
+    grow(built, 300)
+    plan = next(line for line in built.plan() if isinstance(line, Plan))
+    assert plan.restarts == NODES[:2]
+    assert "1 switchover, pg-node2 -> pg-node1: writes are refused for about 4.6 s" in plan.impact
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["Patroni 4", "older"])
+def test_a_setting_that_is_lowered_restarts_the_leader_in_place_and_then_the_replica(
+    built: Simulation, tells: bool
+) -> None:
+    """An older Patroni does not tell what waits; there the replica shows it by waiting still after a restart."""
+    built.world.patroni_tells = tells
+    grow(built)
+    built.apply()
+    built.world.calls.clear()
+    grow(built, 120)
+    lines = built.apply()
+    assert end(lines).exit == 0, end(lines).message
+    in_vain = [] if tells else [("pg-node1", "patroni.restart")]
+    assert acts(built) == [*in_vain, ("pg-node2", "patroni.restart"), ("pg-node1", "patroni.restart")]
+    assert built.world.leader == "pg-node2"
+    assert end(built.plan()).data["changes"] == 0
+
+
+def test_without_restarts_settings_wait_until_an_apply_may_do_them(built: Simulation) -> None:
+    grow(built)
+    lines = built.apply(restart=False)
+    assert acts(built) == []
+    (warning,) = [line.text for line in lines if isinstance(line, Note)]
+    assert warning == (
+        "settings wait for a restart of PostgreSQL on pg-node1, pg-node2: an apply of prod without --no-restart does it"
+    )
+    plan = next(line for line in built.plan() if isinstance(line, Plan))
+    assert (plan.change_count, plan.restarts) == (0, NODES[:2])
+    assert end(built.apply()).exit == 0
+    assert acts(built) == [("pg-node2", "patroni.restart"), ("pg-node1", "patroni.switchover")]
+
+
+def test_a_switchover_that_patroni_refuses_stops_the_apply_and_the_next_one_goes_on_from_there(
+    built: Simulation,
+) -> None:
+    grow(built)
+    built.world.refusals["patroni.switchover"] = "Patroni refuses /switchover with HTTP 412: candidate is too far"
+    lines = built.apply()
+    assert end(lines).exit == 1
+    assert "candidate is too far" in end(lines).message
+    assert built.world.leader == "pg-node1"
+    built.world.refusals.clear()
+    built.world.calls.clear()
+    assert end(built.apply()).exit == 0
+    assert acts(built) == [("pg-node1", "patroni.switchover")]
+
+
+def test_a_single_data_node_is_restarted_while_it_leads() -> None:
+    simulation = shaped("data")
+    simulation.apply()
+    node = [{"name": "node1", "address": "10.77.1.1", "role": "data"}]
+    redefine(simulation, nodes=node, postgresql={"parameters": {"max_connections": 200}})
+    assert end(simulation.apply()).exit == 0
+    assert acts(simulation) == [("node1", "patroni.restart")]
+
+
+# a plan that was kept
+
+
+def test_a_kept_plan_is_carried_out_while_nothing_has_changed_and_refused_afterwards(built: Simulation) -> None:
+    files = built.world.nodes["pg-node2"].system.files
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], content="# by hand\n")
+    plan = next(line for line in built.plan() if isinstance(line, Plan))
+    expected = Expected(at=plan.at, plan=plan)
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], owner="bob")
+    last = end(built.apply(expect=expected))
+    assert last.exit == 6
+    assert "pg-node2: file:/etc/haproxy/haproxy.cfg differs in another way now" in last.message
+    assert untouched(built)
+    files["/etc/haproxy/haproxy.cfg"] = replace(files["/etc/haproxy/haproxy.cfg"], owner="root")
+    assert end(built.apply(expect=expected)).exit == 0
+    assert end(built.apply(expect=expected)).exit == 6
 
 
 # what goes wrong on the way

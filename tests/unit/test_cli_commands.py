@@ -255,6 +255,21 @@ def test_plan_exits_with_three_for_changes_only_when_asked(daemon: Daemon, nodes
     assert run("plan", "prod", "--detailed-exitcode").exit_code == code
 
 
+def test_a_plan_that_was_kept_is_applied_as_it_was_shown(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.answers["plan"] = [planned("pg-node1"), End()]
+    daemon.answers["apply"] = [STARTED, End(message="Applied prod.")]
+    out = str(tmp_path / "prod.plan")
+    result = run("plan", "prod", "--only", "haproxy", "-o", out)
+    assert result.stderr.rstrip().endswith(f"Run:  pgha-master apply {out}")
+    assert run("apply", out).exit_code == 0
+    _, arguments = daemon.asked[-1]
+    assert (arguments["text"], arguments["only"]) == (GOOD, ["haproxy"])
+    assert isinstance(expected := arguments["expect"], dict)
+    assert Plan.model_validate(expected["plan"]) == planned("pg-node1")
+    refused = run("apply", out, "--node", "pg-node1")
+    assert (refused.exit_code, "leave out --node" in refused.stderr) == (2, True)
+
+
 def test_plan_gives_one_json_document(daemon: Daemon) -> None:
     daemon.answers["plan"] = [Note(text="looking"), planned("pg-node1"), End()]
     document = json.loads(run("plan", "prod", "--json").stdout)

@@ -123,11 +123,21 @@ def test_what_could_not_be_looked_at_is_part_of_the_plan() -> None:
     assert lines[-1] == "Plan: 0 to change, 0 unchanged, 1 could not be looked at."
 
 
+def test_what_cannot_be_set_on_its_host_is_counted_and_shown_when_asked_for() -> None:
+    skipped = ResourceResult(resource="sysctl:vm.swappiness", document="x", status=Status.SKIPPED, reason="a container")
+    shown = "\n".join(render_plan(plan_of(skipped), Look()))
+    assert "Skipped  1 that cannot be set on their hosts: add -v to see why" in shown
+    assert "a container" not in shown
+    assert "! skipped  sysctl:vm.swappiness  a container" in "\n".join(
+        render_plan(plan_of(skipped), Look(), verbose=True)
+    )
+
+
 def test_a_long_diff_is_cut_and_says_how_to_see_the_rest() -> None:
     change = ChangeView(what="content", diff="--- a\n+++ b\n" + "\n".join(f"+{i}" for i in range(50)))
     result = ResourceResult(resource="file:/x", document="etcd", status=Status.PLANNED, changes=(change,))
     assert "      ... 10 more lines: add -v" in render_plan(plan_of(result), Look())
-    assert "      +49" in render_plan(plan_of(result), Look(), whole_diffs=True)
+    assert "      +49" in render_plan(plan_of(result), Look(), verbose=True)
 
 
 def test_a_status_of_which_nothing_is_known_is_shown_with_dashes() -> None:

@@ -15,6 +15,7 @@ from pgha.states.documents.patroni import build, dynamic_settings
 from pgha.states.hba import lines
 from pgha.states.resources.files import File
 from pgha.states.resources.patroni import PatroniConfig
+from pgha.states.resources.patroni_file import PatroniFile
 from pgha.states.resources.service import Service
 from ruamel.yaml import YAML
 
@@ -22,7 +23,8 @@ Build = Callable[..., Context]
 
 
 def file(context: Context, path: str = "/etc/patroni/config.yml") -> File:
-    found = next(r for r in build(context) if r.id == f"file:{path}")
+    found = next(r for r in build(context) if r.key() == path)
+    found = found.file if isinstance(found, PatroniFile) else found
     assert isinstance(found, File)
     return found
 

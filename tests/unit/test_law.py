@@ -18,6 +18,7 @@ from pgha.states.resources.firewall import AddedRule, Firewall, FirewallRule
 from pgha.states.resources.kernel import Sysctl
 from pgha.states.resources.packages import LISTS_STAMP, Packages, Upgrade
 from pgha.states.resources.patroni import PatroniConfig
+from pgha.states.resources.patroni_file import PatroniFile
 from pgha.states.resources.postgres import PostgresRole, Sql, verifier
 from pgha.states.resources.service import Service
 from pgha.states.resources.time_sync import TimeSync
@@ -198,6 +199,19 @@ EXAMPLES = [
             "empty": lambda: FakeSystem(patroni_config={}),
             "drifted": lambda: FakeSystem(
                 patroni_config={"ttl": 20, "postgresql": {"parameters": {"max_connections": "50", "work_mem": "4MB"}}}
+            ),
+        },
+    ),
+    Example(
+        PatroniFile(
+            file=File(path="/etc/patroni/config.yml", content="postgresql: {parameters: {shared_buffers: 1GB}}\n"),
+            bin_dir="/usr/lib/postgresql/17/bin",
+            parameters={"shared_buffers": "1GB"},
+        ),
+        {
+            "bare": FakeSystem,
+            "another": with_file(
+                "/etc/patroni/config.yml", FileFacts("file", "postgresql: {parameters: {shared_buffers: 2GB}}\n")
             ),
         },
     ),

@@ -15,6 +15,7 @@ from pgha.master.stages import (
     is_fresh,
     spares,
     stage_waves,
+    stops_writes,
 )
 from pgha.master.testing import FakeCluster
 from pgha.states import catalog
@@ -216,11 +217,26 @@ def test_a_plan_that_disturbs_nothing_says_so() -> None:
     assert told["impact"] == ("no service is reloaded or restarted",)
 
 
-def test_a_restart_of_the_leader_is_told_to_be_last_and_to_stop_writes() -> None:
+def test_before_the_leader_is_stopped_somebody_else_takes_the_lead_and_the_plan_says_what_it_costs() -> None:
     fake = FakeCluster(leader="pg-node1")
     restart = Disruption(impact=Impact.RESTART, unit="patroni.service")
     told = describe(fake.cluster, {name: [planned("patroni", restart)] for name in DATA}, fake.health())
-    assert told["order"] == (
-        "patroni: pg-node2, then pg-node1",
-        "pg-node1 leads: its restart is last, and writes stop until PostgreSQL is up again",
-    )
+    assert told["order"] == ("patroni: pg-node2, then pg-node1", "switchover from pg-node1 to pg-node2")
+    assert "1 switchover, pg-node1 -> pg-node2: writes are refused for about 5.0 s" in told["impact"]
+
+
+def test_a_leader_that_nobody_can_stand_in_for_is_told_to_be_stopped_while_it_leads() -> None:
+    fake = FakeCluster(leader="pg-node1")
+    fake.change("pg-node2", "patroni", state="starting")
+    restart = Disruption(impact=Impact.RESTART, unit="patroni.service")
+    told = describe(fake.cluster, {"pg-node1": [planned("patroni", restart)]}, fake.health())
+    assert told["order"] == ("patroni: pg-node1", "restart PostgreSQL on pg-node1, which leads")
+
+
+def test_only_a_wave_that_stops_the_leader_s_own_postgresql_stops_writes() -> None:
+    stage = BY_NAME["patroni"]
+    restart = {name: [planned("patroni", RESTART_POSTGRESQL)] for name in DATA}
+    assert stops_writes(stage, ["pg-node1"], "pg-node1", restart)
+    assert not stops_writes(stage, ["pg-node2"], "pg-node1", restart)
+    assert not stops_writes(stage, ["pg-node1"], "pg-node1", {"pg-node1": [planned("patroni", RELOAD)]})
+    assert not stops_writes(stage, ["pg-node1"], "", restart)
