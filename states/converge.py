@@ -91,8 +91,8 @@ def converge(
         if only is not None and resource.document not in only:
             continue
         since, name = clock.monotonic(), resource.id
-        needs = {*resource.requires, *resource.watches}
-        broken = sorted(needs & failed)
+        needs = (*resource.requires, *resource.watches)
+        broken = sorted(failed.intersection(needs))
         if cancelled():
             found = _Found(Status.SKIPPED, reason="cancelled")
         elif broken:
@@ -102,14 +102,14 @@ def converge(
             found = _one(run, resource, name)
         if broken or found.status is Status.FAILED:
             failed.add(name)
-        expected = bool(needs & pending)
+        expected = not pending.isdisjoint(needs)
         if found.status is Status.PLANNED:
             pending.add(name)
         yield ResourceResult(
             resource=name,
             document=resource.document,
             status=found.status,
-            changes=tuple(change.view() for change in found.changes),
+            changes=tuple([change.view() for change in found.changes]),
             reason=found.reason,
             seconds=clock.monotonic() - since,
             expected=expected,
@@ -159,7 +159,7 @@ def _perform(system: System, changes: Sequence[Change], done: list[Change]) -> N
 
 def _wanted(plan: list[Change], refresh: list[Change]) -> list[Change]:
     """The plan, and the refresh that is owed; a plan that acts already on the unit counts as its refresh."""
-    return plan if any(change.disruption.unit for change in plan) else [*plan, *refresh]
+    return plan if not refresh or any(change.disruption.unit for change in plan) else [*plan, *refresh]
 
 
 def _differences(changes: list[Change]) -> str:
