@@ -28,7 +28,6 @@ from pgha.tests.bus.ports import another_port_pair
 
 ANSIBLE, PYINFRA = "ansible-core==2.19.14", "pyinfra==3.10.0"
 PATIENCE_S = 1200.0  # for one run of a peer
-IDLE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Peak:
             self.mib = max(self.mib, proportional_bytes(self._pid) / 2**20)
 
 
-def beside(folder: Path, ours: Figures, count: int, few: int, idle_s: float = IDLE_S) -> list[Row]:
+def beside(folder: Path, ours: Figures, count: int, few: int, idle_s: float) -> list[Row]:
     rows = _try(SALT, lambda home: _salt_rows(ours, _salt(home, folder / "salt", count, idle_s), count))
     rows += _try(ANSIBLE, lambda home: _few_rows("Ansible", ours, _ansible(home, folder / "ansible", few), few))
     return rows + _try(PYINFRA, lambda home: _few_rows("pyinfra", ours, _pyinfra(home, folder / "pyinfra", few), few))

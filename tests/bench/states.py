@@ -51,8 +51,9 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = _beside_a_script(folder, count, pairs, passes)
-        ours, lines = _through_a_minion(folder, count, few, 3.0 if quick else 60.0)
-        return rows + lines + peers.beside(folder, ours, count, few)
+        idle_s = 3.0 if quick else 60.0
+        ours, lines = _through_a_minion(folder, count, few, idle_s)
+        return rows + lines + peers.beside(folder, ours, count, few, idle_s)
 
 
 def _beside_a_script(folder: Path, count: int, pairs: int, passes: int) -> list[Row]:
