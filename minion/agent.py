@@ -260,7 +260,7 @@ class Agent:
             await self._news.wait()
             self._news.clear()
             room = True
-            while room and (messages := await asyncio.to_thread(line.outbox.next)):
+            while room and line.outbox.behind and (messages := await asyncio.to_thread(line.outbox.next)):
                 for message in messages:
                     reach("agent.event.before_send")
                     while line.outbox.expects(message) and not await line.send(message):

@@ -14,6 +14,7 @@ import pwd
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,32 +25,74 @@ from ..common.errors import ActionFailed, HostError
 from ..states.system import FileFacts
 
 MAX_BYTES = 1024 * 1024
+PIECE = 64 * 1024
 ORIGINAL = ".pgha-orig"
-_KINDS: tuple[tuple[Callable[[int], bool], Literal["file", "directory", "symlink"]], ...] = (
-    (stat.S_ISREG, "file"),
-    (stat.S_ISDIR, "directory"),
-    (stat.S_ISLNK, "symlink"),
-)
+KEPT_S = 1.0
+_KINDS: dict[int, Literal["file", "directory", "symlink", "other"]] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+}
 
 
-def look(path: str, *, read: bool) -> FileFacts:
+class Names:
+    """Names of users and groups by their ids, each kept for at most `KEPT_S` and until `forget`.
+
+    A thousand files have a handful of owners, and every question goes through files or a directory service. Only how
+    a name is shown and compared comes from here: what is written asks anew. An id without a name is never kept.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._until = now, 0.0
+        self._users, self._groups = dict[int, str](), dict[int, str]()
+
+    def forget(self) -> None:
+        """Something was done that may have made or renamed some."""
+        self._users, self._groups = {}, {}
+
+    def of(self, seen: os.stat_result) -> tuple[str, str]:
+        """The names of the owner and the group; the number where there is none."""
+        if self._now() >= self._until:
+            self.forget()
+            self._until = self._now() + KEPT_S
+        users, groups = self._users, self._groups  # as they are now: another thread may forget them
+        user, group = users.get(seen.st_uid), groups.get(seen.st_gid)
+        try:
+            if user is None:
+                user = users[seen.st_uid] = pwd.getpwuid(seen.st_uid).pw_name
+        except KeyError:
+            user = str(seen.st_uid)
+        try:
+            if group is None:
+                group = groups[seen.st_gid] = grp.getgrgid(seen.st_gid).gr_name
+        except KeyError:
+            group = str(seen.st_gid)
+        return user, group
+
+
+def look(path: str, names: Names, *, read: bool) -> FileFacts:
     """What is at the path itself. Raises HostError when the host will not say."""
     try:
         seen = os.lstat(path)
-        kind = next((kind for test, kind in _KINDS if test(seen.st_mode)), "other")
-        content = _read(path) if read and kind == "file" else None
+        kind = _KINDS.get(stat.S_IFMT(seen.st_mode), "other")
+        content = _read(path, seen.st_size) if read and kind == "file" else None
         target = str(Path(path).readlink()) if kind == "symlink" else ""
     except (FileNotFoundError, NotADirectoryError):
         return FileFacts()
     except OSError as error:
         raise HostError(f"cannot look at {path}: {error.strerror}") from None
-    mode = stat.S_IMODE(seen.st_mode)
-    return FileFacts(kind, content, _user(seen.st_uid), _group(seen.st_gid), mode, target, seen.st_mtime)  # type: ignore[arg-type]
+    return FileFacts(kind, content, *names.of(seen), stat.S_IMODE(seen.st_mode), target, seen.st_mtime)
 
 
-def _read(path: str) -> str | None:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        data = file.read(MAX_BYTES + 1)
+def _read(path: str, size: int) -> str | None:
+    """`size` is only what to expect: a file may grow meanwhile, and one in /proc says 0."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        data = os.read(fd, min(size, MAX_BYTES) + 1)  # one byte more than expected: less is the end
+        while len(data) != size and len(data) <= MAX_BYTES and (piece := os.read(fd, PIECE)):
+            data += piece
+    finally:
+        os.close(fd)
     try:
         return data.decode() if len(data) <= MAX_BYTES else None
     except UnicodeDecodeError:
@@ -85,8 +128,7 @@ class Disk:
         with _explained("write", path):
             if stat.S_ISDIR(_mode(path)):
                 raise ActionFailed(f"cannot write {path}: there is a folder of that name; remove or rename it")
-            Path(path).parent.mkdir(0o755, parents=True, exist_ok=True)
-            fd, temporary = tempfile.mkstemp(prefix=f".{Path(path).name}.", suffix=".pgha-new", dir=Path(path).parent)
+            fd, temporary = _beside(Path(path))
             try:
                 with open(fd, "wb") as file:
                     file.write(text.encode())
@@ -97,8 +139,9 @@ class Disk:
                 check(temporary)
                 self._keep_original(path)
                 Path(temporary).rename(path)
-            finally:
+            except BaseException:
                 Path(temporary).unlink(missing_ok=True)
+                raise
             sync_directory(path)
 
     def symlink(self, path: str, target: str) -> None:
@@ -133,7 +176,7 @@ class Disk:
     def _keep_original(self, path: str) -> None:
         """A hard link, so the original keeps owner, mode and times; none when pgha itself wrote what is there."""
         marker = self.kept / hashlib.sha256(path.encode()).hexdigest()
-        if marker.exists():
+        if os.path.lexists(marker):
             return
         mode = _mode(path)
         if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
@@ -141,8 +184,21 @@ class Disk:
                 os.link(path, path + ORIGINAL, follow_symlinks=False)
             except FileExistsError:
                 pass  # kept by an earlier installation; the oldest is the original
-        marker.parent.mkdir(0o700, parents=True, exist_ok=True)
-        marker.write_text(path + "\n")
+        try:
+            marker.symlink_to(path)  # never followed: one call, and no block of its own that the next fsync waits for
+        except FileNotFoundError:
+            marker.parent.mkdir(0o700, parents=True, exist_ok=True)
+            marker.symlink_to(path)
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    """A new file in the same folder, which is made if need be: open for writing, and its path."""
+    prefix, suffix = f".{path.name}.", ".pgha-new"
+    try:
+        return tempfile.mkstemp(suffix, prefix, path.parent)
+    except FileNotFoundError:
+        path.parent.mkdir(0o755, parents=True, exist_ok=True)
+        return tempfile.mkstemp(suffix, prefix, path.parent)
 
 
 def make_directory(path: str, owner: str, group: str, mode: int) -> None:
@@ -209,17 +265,3 @@ def _gid(group: str) -> int:
         return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ActionFailed(f"this host has no group {group}; the package that brings it is not installed") from None
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

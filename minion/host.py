@@ -3,8 +3,9 @@
 Rules:
 1. A program is an argv list, never a shell line; it has a deadline, its own process group, a plain environment, and
    no secret in its arguments.
-2. Nothing is remembered between two questions, so an answer is never older than its question; only apt's long
-   thoughts are kept for as long as all they rest on is unchanged.
+2. Nothing is remembered between two questions, so an answer is never older than its question, but for two things:
+   apt's long thoughts, for as long as all they rest on is unchanged, and names of users and groups, for a second and
+   until something is performed.
 3. Every failure is an ActionFailed with the program's last words and what to do.
 Files are `disk`, packages `apt`, certificates `leaf`, Patroni `restapi`, systemd `units`; they know nothing of actions.
 """
@@ -130,13 +131,14 @@ class Host:
         self._signer, self._confirm = signer, confirm
         self._paths = paths or Paths.from_environment()
         self._disk = disk.Disk(self._paths.state / "files")
+        self._names = disk.Names()
         self._simulation = apt.Simulation()
 
     def file(self, path: str) -> FileFacts:
-        return disk.look(path, read=True)
+        return disk.look(path, self._names, read=True)
 
     def attributes(self, path: str) -> FileFacts:
-        return disk.look(path, read=False)
+        return disk.look(path, self._names, read=False)
 
     def names(self, directory: str) -> tuple[str, ...]:
         return disk.names(directory)
@@ -206,6 +208,12 @@ class Host:
         return time.time()
 
     def perform(self, action: Action) -> None:
+        try:
+            self._perform(action)
+        finally:
+            self._names.forget()  # a package or a program may have made users
+
+    def _perform(self, action: Action) -> None:
         match action:
             case WriteFile() as write:
                 self._write(write)

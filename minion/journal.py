@@ -65,11 +65,13 @@ class Journal:
         self._lock = threading.RLock()
         self._db = open_database(path, "journal", _STEPS)
         self._spool = Spool()
+        self._debts = set[str]()  # as they are written down: asked for each resource
         self._inside, self._new = False, list[int]()  # a transaction, and the bytes of its events
         try:
             self.epoch = self._meta("epoch", os.urandom(8).hex())
             self._mepoch = int(self._meta("mepoch", "0"))
             self._count(int(self._meta("acked", "0")))
+            self._debts = {row[0] for row in self._db.execute("select id from debts")}
         except (SQLError, ValueError) as error:
             raise HostError(f"cannot use the journal {path}: {error}; is the disk full or the file damaged?") from None
         self._kept = self.acked, self._mepoch  # as they are written down
@@ -223,21 +225,27 @@ class Journal:
     # ---- debts (states.converge.Debts)
 
     def owe(self, resource_id: str) -> None:
-        with self._transaction("owe") as db:
-            db.execute("insert or ignore into debts values (?)", (resource_id,))
+        """Written once: a hundred changed files that one unit watches are one commit, not a hundred."""
+        if self.owed(resource_id):
+            return
+        with self._lock:
+            with self._transaction("owe") as db:
+                db.execute("insert or ignore into debts values (?)", (resource_id,))
+            self._debts.add(resource_id)
 
     def owed(self, resource_id: str) -> bool:
-        with self._reading() as db:
-            return db.execute("select 1 from debts where id=?", (resource_id,)).fetchone() is not None
+        return resource_id in self._debts
 
     def settle(self, resource_id: str) -> None:
         if self.owed(resource_id):
-            with self._transaction("settle") as db:
-                db.execute("delete from debts where id=?", (resource_id,))
+            with self._lock:
+                with self._transaction("settle") as db:
+                    db.execute("delete from debts where id=?", (resource_id,))
+                self._debts.discard(resource_id)
 
     def debts(self) -> set[str]:
-        with self._reading() as db:
-            return {row[0] for row in db.execute("select id from debts")}
+        with self._lock:
+            return set(self._debts)
 
     def close(self) -> None:
         self._db.close()

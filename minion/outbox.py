@@ -38,6 +38,11 @@ class Outbox:
         self._sizes: deque[tuple[int, int]] = deque()  # what is on its way: seq, bytes
         self._bytes = 0
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is more than was sent; needs no disk, and `next` a thread that waits for one."""
+        return self.sent < self._events.highest()
+
     def next(self) -> list[Event | Lost]:
         """What may be sent now; empty when there is nothing, or no credit."""
         sent = self.sent

@@ -10,7 +10,6 @@ A job that was cancelled, or whose deadline came, while it waited for whatever i
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,7 @@ from ..common.failpoint import reach
 from ..common.messages import Answer, EventKind, Job, Running
 from ..common.results import Outcome, ResourceResult, Status
 from ..states.converge import Debts, MemoryDebts, converge
-from ..states.kinds import decode
+from ..states.kinds import read_order
 from ..states.system import System
 from .functions import Call, Doors, call
 from .journal import Journal
@@ -280,18 +279,17 @@ class Worker:
 
     def _converge(self, current: _Current) -> Outcome:
         job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        order = json.loads(current.document)
-        resources = decode(order["resources"])
+        order = read_order(current.document)
         dry_run = job.mode == "plan"
         debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
         self.watched.pause()
         try:
             for result in converge(
-                resources,
+                order.resources,
                 self._system,
                 debts,
                 dry_run=dry_run,
-                only=order["documents"],
+                only=order.documents,
                 started=lambda resource: setattr(current, "resource", resource.id),
                 cancelled=current.cancelled.is_set,
             ):
@@ -299,7 +297,7 @@ class Worker:
                 if result.status is not Status.UNCHANGED or result.reason:
                     self._report(job, result)
         finally:
-            files = [(path, r.document in order["documents"]) for r in resources for path in r.files()]
+            files = [(path, r.document in order.documents) for r in order.resources for path in r.files()]
             self.watched.resume([p for p, asked in files if asked], [p for p, asked in files if not asked])
         return Outcome(
             ok=counts[Status.FAILED] == 0 and not current.cancelled.is_set(),

@@ -18,6 +18,8 @@ MARK = re.compile(r"\{\{([A-Za-z0-9_./-]+)\}\}")
 def rendered(content: str, secrets: Iterable[tuple[str, Secret]]) -> str:
     """The content with each `{{name}}` mark of a known secret replaced by its text; other marks stay as they are."""
     known = dict(secrets)
+    if not known:
+        return content
     return MARK.sub(lambda mark: known[mark[1]].reveal() if mark[1] in known else mark[0], content)
 
 

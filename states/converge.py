@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..common.clock import Clock, SystemClock
 from ..common.errors import ActionFailed, HostError
@@ -90,33 +90,49 @@ def converge(
     for resource in ordered:
         if only is not None and resource.document not in only:
             continue
-        since = clock.monotonic()
-        needs = {*resource.requires, *resource.watches}
-        broken = sorted(needs & failed)
+        since, name = clock.monotonic(), resource.id
+        needs = (*resource.requires, *resource.watches)
+        broken = sorted(failed.intersection(needs))
         if cancelled():
-            result = _result(resource, Status.SKIPPED, reason="cancelled")
+            found = _Found(Status.SKIPPED, reason="cancelled")
         elif broken:
-            result = _result(resource, Status.SKIPPED, reason=f"{broken[0]} failed")
+            found = _Found(Status.SKIPPED, reason=f"{broken[0]} failed")
         else:
             started(resource)
-            result = _one(run, resource)
-        if broken or result.status is Status.FAILED:
-            failed.add(resource.id)
-        expected = bool(needs & pending)
-        if result.status is Status.PLANNED:
-            pending.add(resource.id)
-        yield result.model_copy(update={"seconds": clock.monotonic() - since, "expected": expected})
+            found = _one(run, resource, name)
+        if broken or found.status is Status.FAILED:
+            failed.add(name)
+        expected = not pending.isdisjoint(needs)
+        if found.status is Status.PLANNED:
+            pending.add(name)
+        yield ResourceResult(
+            resource=name,
+            document=resource.document,
+            status=found.status,
+            changes=tuple([change.view() for change in found.changes]),
+            reason=found.reason,
+            seconds=clock.monotonic() - since,
+            expected=expected,
+        )
 
 
-def _one(run: _Run, resource: AnyResource) -> ResourceResult:
+class _Found(NamedTuple):
+    """What came of one resource: `changes` that came about, or that are planned."""
+
+    status: Status
+    changes: Sequence[Change] = ()
+    reason: str = ""
+
+
+def _one(run: _Run, resource: AnyResource, name: str) -> _Found:
     done: list[Change] = []
     try:
         facts = resource.observe(run.system)
-        owed = resource.refresh(facts) if run.debts.owed(resource.id) else []
+        owed = resource.refresh(facts) if run.debts.owed(name) else []
         if (reason := resource.skip(facts)) and not owed:
-            return _result(resource, Status.SKIPPED, reason=reason)
+            return _Found(Status.SKIPPED, reason=reason)
         changes = _wanted(resource.plan(facts), owed)
-        for watcher in run.watchers.get(resource.id, ()) if changes else ():
+        for watcher in run.watchers.get(name, ()) if changes else ():
             run.debts.owe(watcher)  # a dry run's debts live in memory: they show what would be reloaded
         if changes and not run.dry_run:
             _perform(run.system, changes, done)
@@ -124,11 +140,11 @@ def _one(run: _Run, resource: AnyResource) -> ResourceResult:
             if left := resource.plan(facts):
                 raise ActionFailed(f"did not converge: {_differences(left)}")
         if not run.dry_run:
-            run.debts.settle(resource.id)
+            run.debts.settle(name)
     except HostError as error:
-        return _result(resource, Status.FAILED, done, reason=str(error))
+        return _Found(Status.FAILED, done, str(error))
     status = Status.UNCHANGED if not changes else Status.PLANNED if run.dry_run else Status.CHANGED
-    return _result(resource, status, changes, reason=resource.skip(facts) or resource.note(facts))
+    return _Found(status, changes, resource.skip(facts) or resource.note(facts))
 
 
 def _perform(system: System, changes: Sequence[Change], done: list[Change]) -> None:
@@ -143,20 +159,8 @@ def _perform(system: System, changes: Sequence[Change], done: list[Change]) -> N
 
 def _wanted(plan: list[Change], refresh: list[Change]) -> list[Change]:
     """The plan, and the refresh that is owed; a plan that acts already on the unit counts as its refresh."""
-    return plan if any(change.disruption.unit for change in plan) else [*plan, *refresh]
+    return plan if not refresh or any(change.disruption.unit for change in plan) else [*plan, *refresh]
 
 
 def _differences(changes: list[Change]) -> str:
     return "; ".join(f"{c.what}: {c.before or 'absent'} instead of {c.after}" if c.after else c.what for c in changes)
-
-
-def _result(
-    resource: AnyResource, status: Status, changes: Sequence[Change] = (), *, reason: str = ""
-) -> ResourceResult:
-    return ResourceResult(
-        resource=resource.id,
-        document=resource.document,
-        status=status,
-        changes=tuple(change.view() for change in changes),
-        reason=reason,
-    )

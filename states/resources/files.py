@@ -46,20 +46,22 @@ class File(Resource[FileFacts]):
         return look.file(self.path)
 
     def plan(self, facts: FileFacts) -> list[Change]:
-        write = WriteFile(
-            self.path, self.content, self.owner, self.group, self.mode, self.check, tuple(sorted(self.secrets.items()))
-        )
+        attributes = attribute_changes(self.path, facts, self.owner, self.group, self.mode)
         if facts.kind != "file":
-            return [Change("file", write, facts.kind, "file", self._diff(""))]
-        changes: list[Change] = []
-        if facts.content != rendered(self.content, self.secrets.items()):
-            if facts.content is None:
-                changes.append(Change("content", write, "not text, or larger than 1 MiB", "text", self._diff("")))
-            elif self._only_secrets_differ(facts.content):
-                changes.append(Change("secret value", write))
-            else:
-                changes.append(Change("content", write, diff=self._diff(facts.content)))
-        return changes + attribute_changes(self.path, facts, self.owner, self.group, self.mode)
+            return [Change("file", self._write(), facts.kind, "file", self._diff(""))]
+        if facts.content == rendered(self.content, self.secrets.items()):
+            return attributes
+        if facts.content is None:
+            content = Change("content", self._write(), "not text, or larger than 1 MiB", "text", self._diff(""))
+        elif self._only_secrets_differ(facts.content):
+            content = Change("secret value", self._write())
+        else:
+            content = Change("content", self._write(), diff=self._diff(facts.content))
+        return [content, *attributes]
+
+    def _write(self) -> WriteFile:
+        secrets = tuple(sorted(self.secrets.items()))
+        return WriteFile(self.path, self.content, self.owner, self.group, self.mode, self.check, secrets)
 
     def _only_secrets_differ(self, old: str) -> bool:
         if not self.secrets:
@@ -138,6 +140,8 @@ class Absent(Resource[FileFacts]):
 
 def attribute_changes(path: str, facts: FileFacts, owner: str, group: str, mode: int) -> list[Change]:
     """The owner and the mode, each as its own difference; one action removes both."""
+    if (facts.owner, facts.group, facts.mode) == (owner, group, mode):
+        return []
     action: Action = SetAttributes(path, owner, group, mode)
     changes: list[Change] = []
     if (facts.owner, facts.group) != (owner, group):

@@ -1,6 +1,6 @@
 """All benchmarks one after the other, and one table at the end: what `make bench` runs.
 
-    all.py [--quick] [--json FILE] [NAME...]     NAME: ping fanout events files salt apply
+    all.py [--quick] [--json FILE] [NAME...]     NAME: ping fanout events files states salt apply
 
 `apply` needs root and boots three nodes, so it runs only when it is named, or when root asks for everything.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pgha.tests.bench.table import Row, about, note, options, text
 
-NAMES = ("ping", "fanout", "events", "files", "salt", "apply")
+NAMES = ("ping", "fanout", "events", "files", "states", "salt", "apply")
 
 
 def main() -> None:

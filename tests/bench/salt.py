@@ -79,19 +79,24 @@ def _rows(count: int, ours: Figures, theirs: Figures) -> list[Row]:
 
 
 def install() -> Path:
-    """Salt's environment; made once for each release and Python. Raises CalledProcessError when it cannot be had."""
+    """Salt's environment. Raises CalledProcessError when it cannot be had."""
+    return environment(RELEASE)
+
+
+def environment(release: str) -> Path:
+    """One that has this of PyPI, made once for each Python. Raises CalledProcessError when it cannot be had."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")))
-    home = cache / "pgha-bench" / f"{RELEASE.replace('==', '-')}-py{sys.version_info.major}.{sys.version_info.minor}"
+    home = cache / "pgha-bench" / f"{release.replace('==', '-')}-py{sys.version_info.major}.{sys.version_info.minor}"
     if not (home / "made").exists():
-        note(f"installing {RELEASE} into {home}: some minutes, once")
+        note(f"installing {release} into {home}: some minutes, once")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True, capture_output=True, text=True)
-        pip = (str(home / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", RELEASE)
+        pip = (str(home / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", release)
         subprocess.run(pip, check=True, capture_output=True, text=True)
         (home / "made").touch()
     return home
 
 
-def _idle_percent(pids: list[int], seconds: float) -> float:
+def idle_percent(pids: list[int], seconds: float) -> float:
     before, since = sum(map(cpu_s, pids)), time.monotonic()
     time.sleep(seconds)
     return (sum(map(cpu_s, pids)) - before) / (time.monotonic() - since) * 100
@@ -107,7 +112,7 @@ def _figures(
     connect_s: float,
 ) -> Figures:
     """`pids`: the master's first."""
-    idle = _idle_percent(pids, idle_s)
+    idle = idle_percent(pids, idle_s)
     minions = [proportional_bytes(pid) for pid in pids[1:]]
     return Figures(
         api_ms=statistics.median(times(rounds, ask, 3)) * 1e3,
@@ -179,14 +184,14 @@ for line in sys.stdin:
 def _of_salt(home: Path, count: int, rounds: int, idle_s: float) -> Figures:
     with tempfile.TemporaryDirectory() as folder, processes() as started:
         port = another_port_pair()
-        config = _configure(
-            Path(folder), "master", port, interface="127.0.0.1", publish_port=port, ret_port=port + 1, auto_accept=True
+        config = configure(
+            Path(folder), "master", interface="127.0.0.1", publish_port=port, ret_port=port + 1, auto_accept=True
         )
-        _start(home, "salt-master", config, started)
+        start(home, "salt-master", config, started)
         since = time.monotonic()
         for number in range(count):
             more = {"id": f"n{number}", "master": "127.0.0.1", "publish_port": port, "master_port": port + 1}
-            _start(home, "salt-minion", _configure(Path(folder), f"minion{number}", port, **more), started)
+            start(home, "salt-minion", configure(Path(folder), f"minion{number}", **more), started)
         with _client(home, config, started) as ask:
             wait_for(f"{count} minions of Salt", lambda: ask() == count, 600)
             connect_s = time.monotonic() - since
@@ -203,7 +208,7 @@ def _of_salt(home: Path, count: int, rounds: int, idle_s: float) -> Figures:
             return _figures(count, all_answer, command, pids, rounds, idle_s, connect_s)
 
 
-def _configure(folder: Path, name: str, port: int, **settings: Any) -> Path:
+def configure(folder: Path, name: str, **settings: Any) -> Path:
     home = folder / name
     home.mkdir()
     kind = "master" if name == "master" else "minion"
@@ -214,7 +219,7 @@ def _configure(folder: Path, name: str, port: int, **settings: Any) -> Path:
     return config
 
 
-def _start(home: Path, program: str, config: Path, started: list[subprocess.Popen[bytes]]) -> None:
+def start(home: Path, program: str, config: Path, started: list[subprocess.Popen[bytes]]) -> None:
     with (config.parent / "output").open("ab") as output:
         argv = (str(home / "bin" / program), "-c", str(config.parent), "-l", "warning")
         started.append(subprocess.Popen(argv, stdout=output, stderr=output))

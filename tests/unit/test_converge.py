@@ -9,6 +9,7 @@ from pgha.common.errors import UserError
 from pgha.common.results import ResourceResult, Status
 from pgha.states.action import Run, Unit
 from pgha.states.converge import MemoryDebts, converge
+from pgha.states.graph import order
 from pgha.states.resource import AnyResource, Change, Resource
 from pgha.states.resources.files import Directory, File
 from pgha.states.resources.packages import LISTS_STAMP, Packages, Upgrade
@@ -157,6 +158,14 @@ def test_requisites_that_make_no_order_stop_the_run_before_it_begins(resources: 
     with pytest.raises(UserError, match=said):
         run(*resources, on=system)
     assert system.performed == []
+
+
+def test_a_chain_of_requisites_may_be_long_and_stand_in_any_order() -> None:
+    links = [File(path=f"/{n}", content="", requires=(f"file:/{n + 1}",)) for n in range(3000)]
+    last = File(path="/3000", content="")
+    assert [link.key() for link in order([*links, last])] == [f"/{n}" for n in range(3000, -1, -1)]
+    with pytest.raises(UserError, match="circle: file:/0 -> file:/1 -> "):
+        order([*links, last.model_copy(update={"requires": ("file:/0",)})])
 
 
 def test_a_unit_that_is_not_waited_for_may_still_be_stopping_after_its_restart() -> None:

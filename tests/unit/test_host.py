@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pgha.common.errors import ActionFailed
 from pgha.common.paths import Paths
 from pgha.common.secret import Secret
-from pgha.minion import apt, restapi, revert, survey, units
+from pgha.minion import apt, disk, restapi, revert, survey, units
 from pgha.minion.host import Host, execute
 from pgha.states.action import IssueCertificate, MakeDirectory, MakeSymlink, Remove, Run, SetAttributes, WriteFile
 from pgha.states.converge import MemoryDebts, converge
@@ -146,6 +146,64 @@ def test_what_is_no_text_or_too_large_has_no_content(host: Host, tmp_path: Path)
 def test_a_pipe_does_not_hold_the_look_up(host: Host, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert host.file(str(tmp_path / "pipe")).kind == "other"
+
+
+def test_a_file_is_read_to_its_end_whatever_size_it_was_said_to_have(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "grown"
+    for size in (0, 1, disk.PIECE, disk.PIECE + 1, disk.MAX_BYTES):
+        path.write_bytes(b"x" * size)
+        assert host.file(str(path)).content == "x" * size
+        for said in (0, 1, size // 2, size + 1):
+            assert disk._read(str(path), said) == "x" * size
+    path.write_bytes(b"x" * (disk.MAX_BYTES + 1))
+    assert disk._read(str(path), 5) is None
+
+
+def test_the_name_of_an_owner_is_asked_again_after_a_second_and_after_anything_is_performed(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {os.getuid(): "before"}
+
+    class Users:
+        pw_name = property(lambda self: names[os.getuid()])
+
+    def asked(uid: int) -> Users:
+        if uid not in names:
+            raise KeyError(uid)
+        return Users()
+
+    monkeypatch.setattr("pwd.getpwuid", asked)
+    path, now = tmp_path / "file", [100.0]
+    path.touch()
+    seen, kept = path.lstat(), disk.Names(lambda: now[0])
+    assert kept.of(seen)[0] == "before"
+    names[os.getuid()] = "after"
+    now[0] += disk.KEPT_S - 0.1
+    assert kept.of(seen)[0] == "before"
+    now[0] += 0.1
+    assert kept.of(seen)[0] == "after"
+
+    assert host.attributes(str(path)).owner == "after"
+    del names[os.getuid()]
+    host.perform(Run(("true",)))
+    assert host.attributes(str(path)).owner == str(os.getuid())
+    names[os.getuid()] = "made meanwhile"
+    assert host.attributes(str(path)).owner == "made meanwhile"  # that there was none is not kept
+
+
+def test_a_marker_of_an_older_pgha_still_counts(host: Host, tmp_path: Path) -> None:
+    """It was a file; it is a link that is never followed."""
+    path, kept = tmp_path / "app.conf", tmp_path / "root/var/lib/pgha/files"
+    host.perform(written(path, "first\n"))
+    (marker,) = kept.iterdir()
+    assert str(marker.readlink()) == str(path)
+    marker.unlink()
+    marker.write_text(f"{path}\n")
+    host.perform(written(path, "second\n"))
+    path.unlink()
+    host.perform(written(path, "third\n"))
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != "root"] == ["app.conf"]
+    assert marker.read_text() == f"{path}\n"
 
 
 def test_a_kernel_parameter_has_its_content(host: Host) -> None:

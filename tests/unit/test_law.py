@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from pgha.common.errors import UserError
 from pgha.common.results import Status
 from pgha.common.secret import Secret
 from pgha.states.converge import MemoryDebts, converge
-from pgha.states.kinds import KINDS, decode, encode
+from pgha.states.kinds import KINDS, decode, encode, read_order
 from pgha.states.resource import AnyResource
 from pgha.states.resources.accounts import Group, User
 from pgha.states.resources.apt_repository import AptRepository
@@ -515,3 +517,26 @@ def test_the_second_converge_changes_nothing(resource: AnyResource, host: Host) 
 @pytest.mark.parametrize("resource", [example.resource for example in EXAMPLES], ids=lambda r: r.kind)
 def test_a_resource_survives_the_wire(resource: AnyResource) -> None:
     assert decode(encode([resource])) == [resource]
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ({"documents": [], "resources": [{"kind": "magic"}]}, "knows no resource kind 'magic': the minion is older"),
+        (
+            {"documents": [], "resources": [{"kind": "file", "path": 3, "content": ""}, {"kind": "magic"}]},
+            "knows no resource kind 'magic'",  # what is newer may also have newer fields
+        ),
+        ({"documents": [], "resources": [{"path": "/etc/a"}]}, "knows no resource kind None"),
+        (
+            {"documents": [], "resources": [{"kind": "file", "path": "/a", "content": "", "requires": [3]}]},
+            r"resource number 0 \(file\), field requires\.0: Input should be a valid string",
+        ),
+        ({"documents": [], "resources": [3]}, r"cannot be read: resources\.0: Input should be an object"),
+        ({"resources": []}, "cannot be read: documents: Field required"),
+        ([1], "cannot be read: all of it: Input should be an object"),
+    ],
+)
+def test_an_order_that_cannot_be_read_says_where(order: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_order(json.dumps(order))

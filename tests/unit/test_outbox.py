@@ -47,6 +47,20 @@ def test_no_more_is_sent_than_may_be_unacknowledged(journal: Journal) -> None:
     assert numbers(outbox.next()) == [6, 7]
 
 
+def test_it_is_behind_until_all_was_sent_and_again_when_more_comes(journal: Journal) -> None:
+    outbox = Outbox(journal, 2, 99, 0)
+    said = [outbox.behind]
+    for message in outbox.next():
+        outbox.took(message)
+    said.append(outbox.behind)
+    journal.record(new_job_id(), 1, "out", {})
+    said.append(outbox.behind)
+    outbox.acknowledge(11)
+    said.append(outbox.behind)
+    outbox.resync(5)
+    assert [*said, outbox.behind] == [True, False, True, False, True]
+
+
 def test_what_is_no_longer_held_is_told_as_lost(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgha.minion.journal.RING_S", -1.0)
     journal.acknowledge(6)
