@@ -52,6 +52,7 @@ class ChangeView(BaseModel):
     after: str = ""
     diff: str = ""
     disruption: Disruption = Disruption()
+    follows: bool = False  # nothing differs by itself: a reload or restart, since something else changes
 
 
 class ResourceResult(BaseModel):

@@ -53,7 +53,7 @@ def policy_of(reconcile: Reconcile, document: str, resource: str) -> Policy:
 
 
 def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
-    """What an apply would change; what only waits for something else that differs is not drift of its own."""
+    """What an apply would change; what only follows from something else that differs is no drift of its own."""
     return tuple(
         Difference(
             node.node,
@@ -65,7 +65,7 @@ def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
         )
         for node in plan.nodes
         for result in node.results
-        if result.status is Status.PLANNED and not result.expected
+        if result.status is Status.PLANNED and not all(change.follows for change in result.changes)
     )
 
 

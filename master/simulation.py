@@ -208,7 +208,7 @@ class SimulatedHub:
     async def _converge(self, flight: Flight, node: SimulatedNode, request: dict[str, Any]) -> Outcome | None:
         counts = dict.fromkeys(Status, 0)
         dry_run = flight.job.mode == "plan"
-        debts = MemoryDebts(set(node.debts.ids)) if dry_run else node.debts
+        debts = MemoryDebts(node.debts.known) if dry_run else node.debts
         resources, documents = decode(request["resources"]), request["documents"]
         for result in converge(resources, node.system, debts, dry_run=dry_run, only=documents, clock=self._clock):
             if node.dies_at in (result.resource, result.document) and not dry_run:

@@ -29,6 +29,7 @@ from ..common.errors import HostError
 from ..common.failpoint import reach
 from ..common.messages import EventKind, OpenJob
 from ..common.sqlite import Connection, SQLError, open_database
+from ..states.converge import NEVER
 from .spool import Spool
 
 _FIRST = """
@@ -41,7 +42,8 @@ create table if not exists events (
 create table if not exists debts (id text primary key);
 """
 _SECOND = "alter table events add column at real not null default 0"
-_STEPS = (_FIRST, _SECOND)
+_THIRD = "alter table debts add column since real"
+_STEPS = (_FIRST, _SECOND, _THIRD)
 
 SPOOL_BYTES = 256 * 1024 * 1024  # not acknowledged
 RING_BYTES, RING_S = 64 * 1024 * 1024, 24 * 3600.0  # acknowledged
@@ -65,13 +67,14 @@ class Journal:
         self._lock = threading.RLock()
         self._db = open_database(path, "journal", _STEPS)
         self._spool = Spool()
-        self._debts = set[str]()  # as they are written down: asked for each resource
+        self._debts: dict[str, float] = {}  # as they are written down: asked for each resource
         self._inside, self._new = False, list[int]()  # a transaction, and the bytes of its events
         try:
             self.epoch = self._meta("epoch", os.urandom(8).hex())
             self._mepoch = int(self._meta("mepoch", "0"))
             self._count(int(self._meta("acked", "0")))
-            self._debts = {row[0] for row in self._db.execute("select id from debts")}
+            rows = self._db.execute("select id, since from debts")
+            self._debts = {name: NEVER if since is None else float(since) for name, since in rows}
         except (SQLError, ValueError) as error:
             raise HostError(f"cannot use the journal {path}: {error}; is the disk full or the file damaged?") from None
         self._kept = self.acked, self._mepoch  # as they are written down
@@ -226,26 +229,35 @@ class Journal:
 
     def owe(self, resource_id: str) -> None:
         """Written once: a hundred changed files that one unit watches are one commit, not a hundred."""
-        if self.owed(resource_id):
-            return
-        with self._lock:
-            with self._transaction("owe") as db:
-                db.execute("insert or ignore into debts values (?)", (resource_id,))
-            self._debts.add(resource_id)
+        if self._debts.get(resource_id) != NEVER:
+            self._note(resource_id, None)
+
+    def changed(self, resource_id: str, at: float) -> None:
+        self._note(resource_id, at)
 
     def owed(self, resource_id: str) -> bool:
         return resource_id in self._debts
+
+    def since(self, resource_id: str) -> float:
+        return self._debts.get(resource_id, NEVER)
 
     def settle(self, resource_id: str) -> None:
         if self.owed(resource_id):
             with self._lock:
                 with self._transaction("settle") as db:
                     db.execute("delete from debts where id=?", (resource_id,))
-                self._debts.discard(resource_id)
+                del self._debts[resource_id]
 
-    def debts(self) -> set[str]:
+    def debts(self) -> dict[str, float]:
+        """Since when by id."""
         with self._lock:
-            return set(self._debts)
+            return dict(self._debts)
+
+    def _note(self, resource_id: str, since: float | None) -> None:
+        with self._lock:
+            with self._transaction("owe") as db:
+                db.execute("insert or replace into debts values (?, ?)", (resource_id, since))
+            self._debts[resource_id] = NEVER if since is None else since
 
     def close(self) -> None:
         self._db.close()

@@ -90,7 +90,7 @@ def read(path: Path, node: str = "") -> Wanted:
 
 def plan(wanted: Wanted, paths: MinionPaths, tell: Callable[[ResourceResult], None], system: System) -> Outcome:
     """What an apply would do now. Raises HostError when the journal cannot be read."""
-    owed = set[str]()
+    owed: dict[str, float] = {}
     try:
         there = paths.local_journal.exists()
     except OSError as error:

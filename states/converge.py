@@ -4,7 +4,8 @@ Rules:
 1. Plan and apply are this one program; `dry_run` leaves out the performing.
 2. What is changed is looked at again; a plan that is not empty then is a failure ("did not converge").
 3. A refresh that is owed (a watched resource changes) is written to `Debts` before the change and erased after
-   the refresh, so a crash in between still reloads the unit on the next run.
+   the refresh, so a crash in between still reloads the unit on the next run. A restart that is owed is paid by any
+   start of the unit after the change.
 4. A resource whose requisite failed is skipped with the reason; all others still run.
 5. What must be skipped is still refreshed when it owes a refresh and knows how: a unit that its Condition kept from
    starting gets a new attempt once its configuration is there.
@@ -12,9 +13,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 from ..common.clock import Clock, SystemClock
 from ..common.errors import ActionFailed, HostError
@@ -24,31 +25,51 @@ from .graph import order
 from .resource import AnyResource, Change
 from .system import System
 
+NEVER = float("inf")
+
 
 class Debts(Protocol):
-    """Refreshes that are owed, by resource id; durable on a real minion."""
+    """Refreshes that are owed, by resource id; durable on a real minion.
+
+    `owe` is called before what is watched changes, `changed` after it did, with the host's time (Unix s). `since` is
+    that time, NEVER where nobody came to say it: then no start of the unit can be known to have paid.
+    """
 
     def owe(self, resource_id: str) -> None: ...
 
+    def changed(self, resource_id: str, at: float) -> None: ...
+
     def owed(self, resource_id: str) -> bool: ...
+
+    def since(self, resource_id: str) -> float: ...
 
     def settle(self, resource_id: str) -> None: ...
 
 
 class MemoryDebts:
-    """Debts of one run, for dry runs and tests."""
+    """Debts of one run, for dry runs and tests. `owed`: ids, or since when by id."""
 
-    def __init__(self, owed: set[str] | None = None) -> None:
-        self.ids: set[str] = owed if owed is not None else set()
+    def __init__(self, owed: Collection[str] | Mapping[str, float] = ()) -> None:
+        self.known = dict(owed) if isinstance(owed, Mapping) else dict.fromkeys(owed, NEVER)
+
+    @property
+    def ids(self) -> set[str]:
+        return set(self.known)
 
     def owe(self, resource_id: str) -> None:
-        self.ids.add(resource_id)
+        self.known[resource_id] = NEVER
+
+    def changed(self, resource_id: str, at: float) -> None:
+        self.known[resource_id] = at
 
     def owed(self, resource_id: str) -> bool:
-        return resource_id in self.ids
+        return resource_id in self.known
+
+    def since(self, resource_id: str) -> float:
+        return self.known.get(resource_id, NEVER)
 
     def settle(self, resource_id: str) -> None:
-        self.ids.discard(resource_id)
+        self.known.pop(resource_id, None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class _Run:
     debts: Debts
     dry_run: bool
     clock: Clock
-    watchers: dict[str, list[str]]  # id -> ids of those that watch it
+    watchers: dict[str, list[AnyResource]]  # id -> those that watch it
 
 
 def converge(
@@ -79,10 +100,10 @@ def converge(
     Raises UserError before anything is done when the requisites make no order.
     """
     ordered = order(resources)
-    watchers: dict[str, list[str]] = {}
+    watchers: dict[str, list[AnyResource]] = {}
     for resource in ordered:
         for watched in resource.watches:
-            watchers.setdefault(watched, []).append(resource.id)
+            watchers.setdefault(watched, []).append(resource)
     clock = clock or SystemClock()
     run = _Run(system, debts, dry_run, clock, watchers)
     failed: set[str] = set()
@@ -128,14 +149,18 @@ def _one(run: _Run, resource: AnyResource, name: str) -> _Found:
     done: list[Change] = []
     try:
         facts = resource.observe(run.system)
-        owed = resource.refresh(facts) if run.debts.owed(name) else []
+        owed = _owed(run, resource, name, facts)
         if (reason := resource.skip(facts)) and not owed:
             return _Found(Status.SKIPPED, reason=reason)
         changes = _wanted(resource.plan(facts), owed)
-        for watcher in run.watchers.get(name, ()) if changes else ():
+        watchers = [(w.id, w.paid_by_start) for w in run.watchers.get(name, ())] if changes else []
+        for watcher, _ in watchers:
             run.debts.owe(watcher)  # a dry run's debts live in memory: they show what would be reloaded
         if changes and not run.dry_run:
             _perform(run.system, changes, done)
+            for watcher, by_start in watchers:
+                if by_start:
+                    run.debts.changed(watcher, run.system.now())
             facts = resource.observe(run.system)
             if left := resource.plan(facts):
                 raise ActionFailed(f"did not converge: {_differences(left)}")
@@ -145,6 +170,13 @@ def _one(run: _Run, resource: AnyResource, name: str) -> _Found:
         return _Found(Status.FAILED, done, str(error))
     status = Status.UNCHANGED if not changes else Status.PLANNED if run.dry_run else Status.CHANGED
     return _Found(status, changes, resource.skip(facts) or resource.note(facts))
+
+
+def _owed(run: _Run, resource: AnyResource, name: str, facts: Any) -> list[Change]:  # Any: its own facts
+    """The refresh that is due; none when the unit has been started since the change, whoever did it."""
+    if not run.debts.owed(name) or resource.started_at(facts) > run.debts.since(name):
+        return []
+    return [replace(change, follows=True) for change in resource.refresh(facts)]
 
 
 def _perform(system: System, changes: Sequence[Change], done: list[Change]) -> None:

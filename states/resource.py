@@ -35,10 +35,16 @@ class Change:
     after: str = ""
     diff: str = ""
     disruption: Disruption = field(default_factory=Disruption)
+    follows: bool = False  # a refresh: nothing differs by itself, something it watches has changed
 
     def view(self) -> ChangeView:
         return ChangeView(
-            what=self.what, before=self.before, after=self.after, diff=self.diff, disruption=self.disruption
+            what=self.what,
+            before=self.before,
+            after=self.after,
+            diff=self.diff,
+            disruption=self.disruption,
+            follows=self.follows,
         )
 
 
@@ -73,6 +79,15 @@ class Resource(BaseModel, Generic[F]):
     def refresh(self, facts: F) -> list[Change]:
         """Nothing to do, unless the kind says otherwise."""
         return []
+
+    @property
+    def paid_by_start(self) -> bool:
+        """Whether a start of what it is about makes up for a refresh."""
+        return False
+
+    def started_at(self, facts: F) -> float:
+        """Unix time of that start; 0.0 when it proves nothing."""
+        return 0.0
 
     def files(self) -> tuple[str, ...]:
         """Paths of which this resource has a say; when somebody touches one, the host is looked at soon."""

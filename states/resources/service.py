@@ -76,6 +76,13 @@ class Service(Resource[UnitFacts]):
             )
         ]
 
+    @property
+    def paid_by_start(self) -> bool:
+        return self.on_change == "restart"
+
+    def started_at(self, facts: UnitFacts) -> float:
+        return facts.started_at if self.paid_by_start and self._runs(facts) else 0.0
+
     def skip(self, facts: UnitFacts) -> str:
         if self.running and _kept_off(facts) and not self.plan(facts):
             return f"a Condition of {self.unit} is not met on this host; systemctl status {self.unit} names it"

@@ -43,9 +43,8 @@ def healthy(site: Site) -> dict[str, Any]:
 def planned(site: Site) -> Counter[tuple[str, str]]:
     """What differs by itself: not what only follows, such as a reload."""
     nodes = site.data("plan", "prod")["nodes"]
-    found = [(n["node"], r["resource"]) for n in nodes for r in n["results"] if r["status"] == "planned"]
-    expected = {(n["node"], r["resource"]) for n in nodes for r in n["results"] if r["expected"]}
-    return Counter(row for row in found if row not in expected)
+    found = [(n["node"], r) for n in nodes for r in n["results"] if r["status"] == "planned"]
+    return Counter((node, r["resource"]) for node, r in found if not all(c["follows"] for c in r["changes"]))
 
 
 # ---- a plan performs nothing

@@ -62,6 +62,52 @@ def test_a_refresh_that_a_crash_kept_from_happening_is_done_by_the_next_run() ->
     assert verbs(system) == ["restart"]
 
 
+def broken_off(debts: MemoryDebts, service: Service = APP) -> FakeSystem:
+    """The file is written; whoever wrote it died before the service was refreshed, some seconds ago."""
+    system = FakeSystem(units=dict(RUNNING))
+    assert next(converge([CONF, service], system, debts)).status is Status.CHANGED
+    system.clock += 10.0
+    return system
+
+
+def test_a_restart_that_somebody_did_after_the_change_pays_what_is_owed() -> None:
+    debts = MemoryDebts()
+    system = broken_off(debts)
+    system.perform(Unit("restart", "app"))
+    assert [r.status for r in run(CONF, APP, on=system, debts=debts)] == [Status.UNCHANGED, Status.UNCHANGED]
+    assert (verbs(system), debts.ids) == (["restart"], set())
+
+
+def test_a_restart_before_the_change_pays_nothing() -> None:
+    debts = MemoryDebts()
+    system = broken_off(debts)
+    system.units["app.service"] = UnitFacts("loaded", "active", "enabled", system.clock - 11.0)
+    run(CONF, APP, on=system, debts=debts)
+    assert verbs(system) == ["restart"]
+
+
+def test_a_start_pays_nothing_where_nobody_knows_when_the_change_was_made() -> None:
+    """Whoever was to change it died before that was done, or before it could be written down."""
+    debts = MemoryDebts(["service:app"])
+    units = {"app.service": UnitFacts("loaded", "active", "enabled", 2_000_000_000.0)}
+    system = FakeSystem(units=units, files={"/etc/app.conf": FileFacts("file", "new\n", "root", "root", 0o644)})
+    run(CONF, APP, on=system, debts=debts)
+    assert verbs(system) == ["restart"]
+
+
+def test_a_reload_that_is_owed_is_done_whenever_the_unit_was_started() -> None:
+    debts, reloading = MemoryDebts(), APP.model_copy(update={"on_change": "reload"})
+    system = broken_off(debts, reloading)
+    system.perform(Unit("restart", "app"))
+    run(CONF, reloading, on=system, debts=debts)
+    assert verbs(system) == ["restart", "reload"]
+
+
+def test_what_only_follows_from_another_change_says_so() -> None:
+    changed, refreshed = run(CONF, APP, on=FakeSystem(units=dict(RUNNING)))
+    assert [change.follows for change in (*changed.changes, *refreshed.changes)] == [False, True]
+
+
 def test_a_refresh_that_failed_is_still_owed() -> None:
     system, debts = FakeSystem(units=dict(RUNNING), broken={"Unit": "the unit does not start"}), MemoryDebts()
     assert run(CONF, APP, on=system, debts=debts)[1].status is Status.FAILED

@@ -16,13 +16,11 @@ RELOAD = Disruption(impact=Impact.RELOAD, unit="haproxy")
 RESTART = Disruption(impact=Impact.RESTART, unit="etcd")
 
 
-def result(
-    resource: str, *disruptions: Disruption, expected: bool = False, document: str = "haproxy"
-) -> ResourceResult:
-    changes = tuple(ChangeView(what="content", disruption=one) for one in disruptions or (Disruption(),))
-    return ResourceResult(
-        resource=resource, document=document, status=Status.PLANNED, changes=changes, expected=expected
+def result(resource: str, *disruptions: Disruption, follows: bool = False, document: str = "haproxy") -> ResourceResult:
+    changes = tuple(
+        ChangeView(what="content", disruption=one, follows=follows) for one in disruptions or (Disruption(),)
     )
+    return ResourceResult(resource=resource, document=document, status=Status.PLANNED, changes=changes)
 
 
 def plan(*results: ResourceResult) -> Plan:
@@ -47,7 +45,7 @@ def test_the_last_override_that_matches_a_document_or_a_resource_counts() -> Non
 
 
 def test_what_follows_from_another_difference_is_none_of_its_own() -> None:
-    found = drift.differences(Reconcile(), plan(result("file:/a"), result("service:haproxy", RELOAD, expected=True)))
+    found = drift.differences(Reconcile(), plan(result("file:/a"), result("service:haproxy", RELOAD, follows=True)))
     assert [(row.resource, row.what, row.policy) for row in found] == [("file:/a", ("content",), "propose")]
 
 

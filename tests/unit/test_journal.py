@@ -13,6 +13,7 @@ import pytest
 from pgha.common.errors import HostError
 from pgha.minion import journal as journal_module
 from pgha.minion.journal import Journal
+from pgha.states.converge import NEVER
 
 ONE = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 TWO = "01ARZ3NDEKTSV4RRFFQ69G5FAW"
@@ -283,7 +284,7 @@ def test_a_debt_that_is_written_down_is_not_written_again(journal: Journal) -> N
     journal.owe("service:haproxy")
     with pytest.raises(HostError, match="the journal does not take the write"):
         journal.owe("service:etcd")
-    assert journal.debts() == {"service:haproxy"}
+    assert journal.debts() == {"service:haproxy": NEVER}
 
 
 def test_a_debt_that_could_not_be_taken_off_is_still_owed(journal: Journal) -> None:
@@ -298,11 +299,23 @@ def test_debts_outlive_the_process_and_are_paid_once(journal: Journal, reopen: C
     journal.owe("service:haproxy")
     journal.owe("service:haproxy")
     again = reopen()
-    assert again.debts() == {"service:haproxy"}
+    assert again.debts() == {"service:haproxy": NEVER}
     assert again.owed("service:haproxy")
     again.settle("service:haproxy")
     again.settle("service:haproxy")
-    assert reopen().debts() == set()
+    assert reopen().debts() == {}
+
+
+def test_a_debt_knows_since_when_it_is_due_and_a_new_change_makes_that_unknown_again(
+    journal: Journal, reopen: Callable[[], Journal]
+) -> None:
+    journal.owe("service:etcd")
+    assert journal.since("service:etcd") == NEVER
+    journal.changed("service:etcd", 1234.5)
+    again = reopen()
+    assert again.since("service:etcd") == 1234.5
+    again.owe("service:etcd")
+    assert reopen().since("service:etcd") == NEVER
 
 
 def test_the_file_is_for_its_owner_alone(journal: Journal, tmp_path: Path) -> None:
