@@ -116,6 +116,8 @@ FUNCTIONS: dict[str, Function] = {
         Function("self.upgrade", "", "bring the minion to its master's version", query=False, role="admin"),
         Function("preflight", "", "who listens where, can packages be had", internal=True),
         Function("etcd.reset", "PATH", "take away what a lost member left", query=False, internal=True),
+        Function("etcd.remove", "MEMBER_ID", "take a member's vote", query=False, internal=True),
+        Function("service.retire", "UNIT...", "stop units and keep them stopped", query=False, internal=True),
         Function("etcd.replace", "MEMBER_ID NAME PEER_URL", "swap a lost member", query=False, internal=True),
     )
 }

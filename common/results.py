@@ -52,6 +52,7 @@ class ChangeView(BaseModel):
     after: str = ""
     diff: str = ""
     disruption: Disruption = Disruption()
+    destroys: str = ""  # what would be lost and nobody keeps, in words
     follows: bool = False  # nothing differs by itself: a reload or restart, since something else changes
 
 

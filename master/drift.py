@@ -61,7 +61,7 @@ def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
             result.resource,
             tuple(dict.fromkeys(change.what for change in result.changes)),
             policy_of(reconcile, result.document, result.resource),
-            all(change.disruption.impact in MILD for change in result.changes),
+            all(change.disruption.impact in MILD and not change.destroys for change in result.changes),
         )
         for node in plan.nodes
         for result in node.results

@@ -5,6 +5,7 @@ The same values are stored with the rollout, printed by the CLI, and given out b
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -101,6 +102,7 @@ class Plan(_Line):
     nodes: tuple[NodePlan, ...]
     order: tuple[str, ...] = ()  # what would happen, step by step, in words
     impact: tuple[str, ...] = ()  # what it means for the cluster's users, in words
+    leaving: tuple[str, ...] = ()  # nodes that left the definition and would be taken out of the cluster
     restarts: tuple[str, ...] = ()  # nodes whose PostgreSQL waits, or will wait, for a restart that an apply does
 
     @property
@@ -112,6 +114,16 @@ class Plan(_Line):
         """What could not be looked at; an apply on such a plan would change what nobody has seen."""
         failed = ((n.node, r) for n in self.nodes for r in n.results if r.status is Status.FAILED)
         return [f"{node}: {result.resource}: {result.reason}" for node, result in failed]
+
+
+def destroying(plan: Plan, allowed: Collection[str]) -> list[str]:
+    """What would destroy data and was not named by whoever asks for it."""
+    found = [(n.node, r.resource, c.destroys) for n in plan.nodes for r, c in n.changes if c.destroys]
+    return [
+        f"{node}: {resource} would destroy {what}; if that is meant, add --allow-destroy '{resource}'"
+        for node, resource, what in found
+        if resource not in allowed
+    ]
 
 
 class Note(_Line):

@@ -74,14 +74,16 @@ class Readiness:
         """Raises Refused for what may not be done while nodes are away."""
         await self._refuse("preflight", self.master.clock.monotonic(), problems)
 
-    async def what_stands(self, health: ClusterHealth) -> None:
-        """Raises Refused for a definition that the running cluster cannot be changed to. `health` is of all nodes."""
+    async def what_stands(self, health: ClusterHealth, leaving: Collection[str] = ()) -> None:
+        """Raises Refused for a definition that the running cluster cannot be changed to. `health` is of all nodes.
+
+        `leaving`: nodes that left the definition and are taken out, or not, by others' decision.
+        """
         since = self.master.clock.monotonic()
         names = [node.name for node in self.cluster.nodes]
         facts = {name: known for name in names if (known := self.master.hub.facts(name))}
-        await self._refuse(
-            "preflight", since, standing(self.cluster, facts, health, self.master.clusters.get(self.cluster.name))
-        )
+        applied = self.master.clusters.get(self.cluster.name)
+        await self._refuse("preflight", since, standing(self.cluster, facts, health, applied, leaving))
 
     async def _refuse(self, step: str, since: float, problems: Sequence[str]) -> None:
         if problems:

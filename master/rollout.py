@@ -15,6 +15,7 @@ from ..common.errors import UserError
 from ..common.results import ResourceResult
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
+from .departing import Departing
 from .fleet import Answer, Failed, Fleet
 from .gatekeeper import Gatekeeper
 from .members import NOTE, Members
@@ -22,7 +23,7 @@ from .observed import ClusterHealth
 from .operations import Operation
 from .ownpart import OwnPart, beyond
 from .plan_file import Expected, stale
-from .progress import End, NodePlan, Plan, Step
+from .progress import End, NodePlan, Plan, Step, destroying
 from .readiness import Readiness
 from .report import Report, counted
 from .restarting import Restarts
@@ -52,6 +53,7 @@ class Rollout:
     only: tuple[str, ...] = ()  # only these documents; empty: all
     restart: bool = True  # PostgreSQL, where settings wait for it
     expect: Expected | None = None  # an apply is refused when it would do anything else
+    allow_destroy: tuple[str, ...] = ()  # nodes that may be taken out, resources that may destroy data
     as_applied: bool = False  # documents of the user's own that were written since then are left out
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class Rollout:
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
         self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self.keeper)
+        self.departing = Departing(self.master, self.fleet, self.cluster, self.report, self.allow_destroy)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
         known = {node.name for node in self.cluster.nodes}
@@ -89,6 +92,7 @@ class Rollout:
         await self.readiness.without([*(stale(self.expect, plan) if self.expect else ()), *self._unsafe(plan)])
         try:
             await self.readiness.bare_hosts(results)
+            await self.departing.run()
             await self.master.remember(self.cluster, self.text)
             for stage in self.own.stages:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
@@ -140,7 +144,7 @@ class Rollout:
     async def _plan(self) -> Plan:
         since = self.master.clock.monotonic()
         health = await self.keeper.fresh_health()
-        await self.readiness.what_stands(health)
+        await self.readiness.what_stands(health, [one.node for one in self.departing.found()])
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self.keeper.away, lost))
         self._led = health.leader != ""
@@ -161,12 +165,14 @@ class Rollout:
         plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
         results = {node.node: node.results for node in nodes}
         due = restarts.foreseen(results, health)
-        if plan.change_count or due:
+        leaving = tuple(one.node for one in self.departing.found())
+        if plan.change_count or due or leaving:
             shrinks = restarts.will_shrink(results, health)
             acts = () if self._no_restart() else restarts.course(self.cluster, health, due, shrinks=shrinks)
             measured = await self.restarts.measured()
             told = impact.describe(self.cluster, results, health, acts, measured, self.own.stages)
-            plan = plan.model_copy(update={**told, "restarts": tuple(due)})
+            told["order"] = (*(f"take {node} out of the cluster" for node in leaving), *told["order"])
+            plan = plan.model_copy(update={**told, "restarts": tuple(due), "leaving": leaving})
         if lost is not None:
             await self.report.warn(lost.sentence())
         await self.operation.emit(plan)
@@ -178,9 +184,10 @@ class Rollout:
         return restarts.why_not(self.cluster, self.keeper.health(), asked)
 
     def _unsafe(self, plan: Plan) -> list[str]:
-        """What may not be done while nodes are away."""
+        """What may not be done without being named, or while nodes are away."""
         results = {node.node: node.results for node in plan.nodes}
-        return absence.after_plan(results, self.keeper.health(), self.keeper.away)
+        named = [*self.departing.problems(), *destroying(plan, self.allow_destroy)]
+        return named + absence.after_plan(results, self.keeper.health(), self.keeper.away)
 
     # ---- stages
 

@@ -67,7 +67,8 @@ class World:
     """`leader`: who leads PostgreSQL, "" for nobody. `members`: etcd's own list. `calls`: all but ping."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+        self.cluster = cluster  # as it is wanted; a test may put another one here
+        self._ever = {node.name: node for node in cluster.nodes}
         self.nodes = {node.name: SimulatedNode(bare_facts(node), bare_system(cluster, node)) for node in cluster.nodes}
         self.leader = ""
         self.members: list[EtcdMember] = []
@@ -77,12 +78,18 @@ class World:
         self._added = 0
         self._dcs: dict[str, Any] | None = None  # Patroni's dynamic configuration, of the cluster and no node
 
+    @property
+    def everyone(self) -> Cluster:
+        """The definition with every node there ever was: who left it goes on living."""
+        self._ever |= {node.name: node for node in self.cluster.nodes}
+        return self.cluster.model_copy(update={"nodes": tuple(self._ever.values())})
+
     def wipe(self, name: str) -> None:
         """The host is set up anew: everything on it is gone, and its minion has enrolled again."""
-        node = self.cluster.node(name)
+        node = self.everyone.node(name)
         self.nodes[name] = replace(
             self.nodes[name],
-            system=bare_system(self.cluster, node),
+            system=bare_system(self.everyone, node),
             debts=MemoryDebts(),
             member_id="",
             has_database=False,
@@ -95,8 +102,8 @@ class World:
     def sample(self, name: str, now: float) -> Sample:
         """What the minion of that node would send at that time (Unix s)."""
         self._turn(now)
-        node, definition = self.nodes[name], self.cluster.node(name)
-        healthy = FakeCluster(self.cluster, leader=self.leader, etcd_leader=self._etcd_leader()).healthy(definition)
+        node, definition = self.nodes[name], self.everyone.node(name)
+        healthy = FakeCluster(self.everyone, leader=self.leader, etcd_leader=self._etcd_leader()).healthy(definition)
         return healthy.model_copy(
             update={
                 "at": now + node.clock_offset_s,
@@ -130,6 +137,14 @@ class World:
             return Outcome(ok=ok, data=data, message="" if ok else "no server")
         if function == "etcd.replace":
             return self._replace(*arguments)
+        if function == "service.retire":
+            for unit in arguments:
+                node.system.perform(Unit("stop", unit))
+                node.system.perform(Unit("disable", unit))
+            return Outcome(ok=True, exit_code=0)
+        if function == "etcd.remove":
+            self.members = [member for member in self.members if member.id != arguments[0]]
+            return Outcome(ok=True, exit_code=0)
         if function == "write_watch":
             return Outcome(ok=True, exit_code=0, data={"refused_s": 4.6, "writes": 30, "refused": 20})
         if function == "patroni.restart":
@@ -165,12 +180,12 @@ class World:
         self._join_etcd()
         if not self._quorum() or (self.leader and not self.nodes[self.leader].runs("patroni")):
             self.leader = ""
-        candidates = [n for n in self.cluster.data_nodes if self._patroni_for(n.name, now) >= LEADER_AFTER_S]
+        candidates = [n for n in self.everyone.data_nodes if self._patroni_for(n.name, now) >= LEADER_AFTER_S]
         owners = [n for n in candidates if self.nodes[n.name].has_database]
         known = any(node.has_database for node in self.nodes.values())
         if not self.leader and self._quorum() and (owners or (candidates and not known)):
             self.leader = (owners or candidates)[0].name
-        for definition in self.cluster.data_nodes:
+        for definition in self.everyone.data_nodes:
             self._database(definition.name, now)
 
     def _database(self, name: str, now: float) -> None:
@@ -184,7 +199,7 @@ class World:
             return
         node.has_database = True
         if self._dcs is None:
-            self._dcs = cast("dict[str, Any]", patroni.dynamic_settings(self.cluster))
+            self._dcs = cast("dict[str, Any]", patroni.dynamic_settings(self.everyone))
         node.system.patroni_config = self._dcs
         if node.parameters is None:
             node.parameters = self._lasting()
@@ -207,7 +222,10 @@ class World:
             return PatroniSample(reachable=True, state="starting")
         waiting = self._waiting(name)
         told = waiting if self.patroni_tells else ()
-        healthy = healthy.model_copy(update={"pending_restart": bool(waiting), "pending_settings": told})
+        members = tuple(m for m in healthy.cluster_members if self.nodes[m.name].runs("patroni"))
+        healthy = healthy.model_copy(
+            update={"pending_restart": bool(waiting), "pending_settings": told, "cluster_members": members}
+        )
         if name == self.leader:
             return healthy
         since = min(running, self._patroni_for(self.leader, now) - LEADER_AFTER_S)
@@ -222,14 +240,14 @@ class World:
         if not node.runs("haproxy"):
             return HaproxySample(error="its socket does not answer")
         up = {self.leader: PRIMARY} if self.leader else {}
-        for other in self.cluster.data_nodes:
+        for other in self.everyone.data_nodes:
             if other.name != self.leader and self._streams(other.name, now):
                 up[other.name] = REPLICA
         return HaproxySample(
             backends=tuple(
                 Backend(name=backend, server=n.name, status="UP" if up.get(n.name) == backend else "DOWN")
                 for backend in (PRIMARY, REPLICA)
-                for n in self.cluster.data_nodes
+                for n in self.everyone.data_nodes
             )
         )
 
@@ -251,11 +269,11 @@ class World:
         return voting[1 % len(voting)] if self._quorum() else ""
 
     def _peer_url(self, node: Node) -> str:
-        return f"https://{node.address}:{self.cluster.etcd.peer_port}"
+        return f"https://{node.address}:{self.everyone.etcd.peer_port}"
 
     def _join_etcd(self) -> None:
         """Who starts as founder or as an added member is one; who has forgotten that it was a member never is again."""
-        for definition in self.cluster.etcd_nodes:
+        for definition in self.everyone.etcd_nodes:
             node = self.nodes[definition.name]
             if not node.runs("etcd") or node.member_id:
                 continue
@@ -263,7 +281,7 @@ class World:
             joins = "initial-cluster-state: existing" in config
             if not self.members and not joins:
                 self.members = [
-                    EtcdMember(id=_founder(n), peer_urls=(self._peer_url(n),)) for n in self.cluster.etcd_nodes
+                    EtcdMember(id=_founder(n), peer_urls=(self._peer_url(n),)) for n in self.everyone.etcd_nodes
                 ]
             listed = next((m for m in self.members if self._peer_url(definition) in m.peer_urls), None)
             if not joins and _founder(definition) not in {m.id for m in self.members}:

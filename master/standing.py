@@ -7,7 +7,7 @@ would be dialled where it does not listen. So it is refused before anything is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ..common.cluster import Cluster
 from ..common.errors import UserError
@@ -18,15 +18,22 @@ from .observed import ClusterHealth
 
 
 def standing(
-    cluster: Cluster, facts: Mapping[str, HostFacts], health: ClusterHealth, applied: Cluster | None
+    cluster: Cluster,
+    facts: Mapping[str, HostFacts],
+    health: ClusterHealth,
+    applied: Cluster | None,
+    leaving: Collection[str] = (),
 ) -> list[str]:
-    """`applied`: the definition that was applied last, None when there is none. Nothing is said of unbuilt nodes."""
+    """`applied`: the definition that was applied last, None when there is none. Nothing is said of unbuilt nodes.
+
+    `leaving`: nodes that left the definition and are taken out; see `departure`.
+    """
     return [
         *_majors(cluster, facts, health, applied),
         *_data_directories(cluster, health, applied),
         *_etcd(cluster, health, applied),
         *_new_members(cluster, health),
-        *_former_members(cluster, health),
+        *_former_members(cluster, health, leaving),
     ]
 
 
@@ -107,16 +114,16 @@ def _new_members(cluster: Cluster, health: ClusterHealth) -> list[str]:
     ]
 
 
-def _former_members(cluster: Cluster, health: ClusterHealth) -> list[str]:
+def _former_members(cluster: Cluster, health: ClusterHealth, leaving: Collection[str]) -> list[str]:
     """A node that left the definition still votes in etcd, and in Patroni it may still become the leader."""
-    voters = {node.name for node in cluster.etcd_nodes}
+    voters = {node.name for node in cluster.etcd_nodes} | {*leaving}
     found = [
         f"{member.name}: is a member of etcd and no etcd node of the definition; put it back, or take it out first: "
         f"stop and disable etcd there, then on another node: etcdctl member remove {member.id}"
         for member in health.members
         if member.started and member.name not in voters
     ]
-    data = {node.name for node in cluster.data_nodes}
+    data = {node.name for node in cluster.data_nodes} | {*leaving}
     leading = health.leading.sample if health.leading else None
     told = leading.patroni.cluster_members if leading and leading.patroni else ()
     return found + [

@@ -35,6 +35,7 @@ class Change:
     after: str = ""
     diff: str = ""
     disruption: Disruption = field(default_factory=Disruption)
+    destroys: str = ""  # what would be lost and nobody keeps, in words
     follows: bool = False  # a refresh: nothing differs by itself, something it watches has changed
 
     def view(self) -> ChangeView:
@@ -44,6 +45,7 @@ class Change:
             after=self.after,
             diff=self.diff,
             disruption=self.disruption,
+            destroys=self.destroys,
             follows=self.follows,
         )
 

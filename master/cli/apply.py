@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="DOCUMENTS", help="Only these state documents: firewall,haproxy")
 @click.option("-y", "--yes", is_flag=True, help="For scripts: answers every question; today apply asks none.")
 @click.option("--no-restart", is_flag=True, help="Leave PostgreSQL running; settings that need a restart wait for it.")
+@click.option(
+    "--allow-destroy",
+    multiple=True,
+    metavar="NAME",
+    help="Take this node out of the cluster, or let this resource destroy data; may be repeated.",
+)
 @click.option("--detach", is_flag=True, help="Start it and leave.")
 @click.option("--timings", is_flag=True, help="At the end, show how long each step took.")
 @with_terminal
@@ -33,6 +39,7 @@ def command(
     only: tuple[str, ...],
     yes: bool,  # kept so that scripts written today need no change once apply has something to ask
     no_restart: bool,
+    allow_destroy: tuple[str, ...],
     detach: bool,
     timings: bool,
 ) -> None:
@@ -46,7 +53,7 @@ def command(
     from .client import request
 
     arguments = kept_plan(name, nodes, only) or {**definition(name), **selection(nodes, only)}
-    arguments["restart"] = not no_restart
+    arguments |= {"restart": not no_restart, "allow_destroy": list(allow_destroy)}
     end = Follower(screen, lambda line: _tell(screen, line)).follow(request("apply", arguments), detach)
     if not screen.as_json:
         if timings:
@@ -78,7 +85,7 @@ def _tell(screen: Terminal, line: Line) -> bool:
     """Before the first change: what is about to happen, and what it costs."""
     if line.kind != "plan":
         return False
-    if line.change_count or line.restarts:
+    if line.change_count or line.restarts or line.leaving:
         screen.progress("", *consequences(line), summary(line), "")
     return True
 

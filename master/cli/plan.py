@@ -86,7 +86,7 @@ def command(
     finish(screen, end)
     if out and plans:
         _keep(out, plans[0], arguments)
-    changes = bool(plans and (plans[0].change_count or plans[0].restarts))
+    changes = bool(plans and (plans[0].change_count or plans[0].restarts or plans[0].leaving))
     if not screen.as_json and plans:
         again = out or " ".join([name, *(f"--node {node}" for node in nodes), *(f"--only {one}" for one in only)])
         screen.progress(f"Run:  pgha-master apply {again}" if changes else "Nothing to do.")

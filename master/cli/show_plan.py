@@ -47,7 +47,8 @@ def summary(plan: Plan) -> str:
     """`Plan: 7 to change, 412 unchanged.` with nodes to restart, and what failed to be planned."""
     failed = sum(result.status == "failed" for node in plan.nodes for result in node.results)
     unchanged = sum(node.unchanged for node in plan.nodes)
-    told = f", {len(plan.restarts)} to restart PostgreSQL" if plan.restarts else ""
+    told = f", {len(plan.leaving)} to take out" if plan.leaving else ""
+    told += f", {len(plan.restarts)} to restart PostgreSQL" if plan.restarts else ""
     told += f", {failed} could not be looked at" if failed else ""
     return f"Plan: {plan.change_count} to change, {unchanged} unchanged{told}."
 
@@ -90,7 +91,8 @@ def _change(result: ResourceResult, change: ChangeView, look: Look, verbose: boo
     values = "" if change.diff else f"{change.before} -> {change.after}" if change.before else change.after
     impact = "" if change.disruption.impact == "none" else look.paint(str(change.disruption), "yellow")
     guess = "(expected)" if result.expected else ""
-    text = "  ".join(part for part in (f"{kind:<9} {key}", f"{told}{values}".strip(), impact, guess) if part)
+    lost = look.paint(f"destroys {change.destroys}", "red") if change.destroys else ""
+    text = "  ".join(part for part in (f"{kind:<9} {key}", f"{told}{values}".strip(), impact, lost, guess) if part)
     head = f"  {look.paint(mark, _STYLE[mark])} {text}"
     if mark == "+" and change.diff and not verbose:
         return [f"{head}  {change.diff.count(chr(10)) or 1} lines: add -v to see them"]

@@ -24,6 +24,7 @@ class Definition(Arguments):
     nodes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     restart: bool = True  # PostgreSQL, where settings wait for it
+    allow_destroy: tuple[str, ...] = ()
     expect: Expected | None = None  # an apply is refused when it would do anything else
 
 
@@ -45,7 +46,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
     request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
-    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart}"
+    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart} {wanted.allow_destroy}"
     running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
         if running.key != key:
@@ -60,7 +61,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     async def work(operation: Operation) -> End:
         for warning in warnings:
             await operation.emit(Note(level="warning", text=f"{wanted.path}:{warning.line}: {warning.message}"))
-        asked = (wanted.nodes, wanted.only, wanted.restart, wanted.expect)
+        asked = (wanted.nodes, wanted.only, wanted.restart, wanted.expect, wanted.allow_destroy)
         rollout = Rollout(master, operation, cluster, wanted.text, inventory.digest(wanted.text), *asked)
         return await (rollout.plan() if what == "plan" else rollout.apply())
 

@@ -64,4 +64,6 @@ FUNCTIONS: dict[str, Function] = {
     "preflight": host.preflight,
     "etcd.reset": cluster.etcd_reset,
     "etcd.replace": cluster.etcd_replace,
+    "etcd.remove": cluster.etcd_remove,
+    "service.retire": services.retire,
 }

@@ -97,6 +97,15 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
     return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"), until)
 
 
+def etcd_remove(call: Call, doors: Doors) -> Outcome:
+    """Done also when somebody has removed it already."""
+    (member,) = arguments(call, 1, 1)
+    if member.startswith("-"):
+        raise wrong(call, "nothing begins with a dash")
+    removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member), time.monotonic() + UNSTEADY_S)
+    return Outcome(ok=True, exit_code=0) if NO_MEMBER in removed.message else removed
+
+
 def _member_at(doors: Doors, peer_url: str) -> str:
     """The id under which etcd counts who has that address now: it may be newer than the telemetry it was lost by."""
     lines = doors.system.ask((*_etcdctl(doors), "member", "list"), timeout_s=30).stdout.splitlines()

@@ -33,6 +33,17 @@ def acting(verb: str) -> Function:
     return act
 
 
+def retire(call: Call, doors: Doors) -> Outcome:
+    """Each is stopped and not started at boot any more; one that is not there is passed over."""
+    for name in [unit(call, word) for word in arguments(call, 1, 10)]:
+        facts = doors.system.unit(name)
+        if facts.load in ("not-found", "masked"):
+            continue
+        for verb in ("stop", "disable"):
+            doors.system.perform(Unit(verb, name))
+    return Outcome(ok=True, exit_code=0)
+
+
 def journal(call: Call, doors: Doors) -> Outcome:
     given = arguments(call, 1, 2)
     name = unit(call, given[0])

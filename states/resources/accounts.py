@@ -191,7 +191,8 @@ class User(Resource[UserFacts]):
             raise HostError(f"the home of {self.name} is {facts.home}, which is too near the root to be removed")
         options = ("--remove",) if self.remove_home else ()
         after = f"absent, with {facts.home}" if self.remove_home else f"absent; {facts.home} stays"
-        return [Change("user", Run(("userdel", *options, self.name)), "there", after)]
+        lost = facts.home if self.remove_home else ""
+        return [Change("user", Run(("userdel", *options, self.name)), "there", after, destroys=lost)]
 
 
 def getent(look: Look, database: str, name: str) -> list[str] | None:

@@ -102,7 +102,10 @@ class PostgresDatabase(Resource[DatabaseFacts]):
             if not facts.answered:
                 raise HostError("no PostgreSQL server answers on this host, so what is in it cannot be seen")
             drop = RunSql("postgres", Secret(f"drop database {name};"))
-            return [Change("database", drop, f"owned by {facts.owner}", "dropped")] if facts.exists else []
+            if not facts.exists:
+                return []
+            lost = f"the database {self.database}"
+            return [Change("database", drop, f"owned by {facts.owner}", "dropped", destroys=lost)]
         if not facts.exists:
             create = RunSql("postgres", Secret(f"create database {name}{self._options()};"))
             return [Change("database", create, "absent", f"owned by {self.owner}" if self.owner else "there")]

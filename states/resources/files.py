@@ -135,7 +135,8 @@ class Absent(Resource[FileFacts]):
     def plan(self, facts: FileFacts) -> list[Change]:
         if facts.kind == "absent":
             return []
-        return [Change("presence", Remove(self.path, self.tree), facts.kind, "absent")]
+        lost = f"{self.path} with all that is in it" if self.tree and facts.kind == "directory" else ""
+        return [Change("presence", Remove(self.path, self.tree), facts.kind, "absent", destroys=lost)]
 
 
 def attribute_changes(path: str, facts: FileFacts, owner: str, group: str, mode: int) -> list[Change]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pgha.common.cluster import Cluster
 from pgha.common.results import Status
 from pgha.master.plan_file import Expected
 from pgha.master.progress import End, Gate, Note, Plan, Resource, Step
@@ -127,15 +128,68 @@ def test_a_node_is_added_to_a_running_cluster_and_no_vote_is_risked_before_it_ca
 ) -> None:
     old = [node.model_dump() for node in built.world.cluster.nodes]
     wanted = three_nodes(nodes=[*old, {"name": "node4", "address": "10.77.4.14", "region": "asia", "role": role}])
-    for name, node in World(wanted).nodes.items():
-        built.world.nodes.setdefault(name, node).system.issue = node.system.issue
-    built.world.cluster = wanted
+    reshape(built, wanted)
     grown = Simulation(built.world, now=4000.0)
     lines = grown.apply()
     assert end(lines).exit == 0, end(lines).message
     assert end(grown.apply()).data["changed"] == 0
     steps = [line.step for line in lines if isinstance(line, Step) and line.state == "done"]
     assert role == "proxy" or steps.index("base") < steps.index("etcd member") < steps.index("etcd")
+
+
+def grown(built: Simulation) -> Simulation:
+    """A fourth node has been added."""
+    old = [node.model_dump() for node in built.world.cluster.nodes]
+    wanted = three_nodes(nodes=[*old, {"name": "node4", "address": "10.77.4.14", "region": "asia", "role": "data"}])
+    reshape(built, wanted)
+    simulation = Simulation(built.world, now=4000.0)
+    assert end(simulation.apply()).exit == 0
+    built.world.calls.clear()
+    return simulation
+
+
+def reshape(simulation: Simulation, wanted: Cluster) -> None:
+    """Other nodes: the authority signs for them, too."""
+    for name, node in World(wanted).nodes.items():
+        simulation.world.nodes.setdefault(name, node).system.issue = node.system.issue
+    simulation.world.cluster = wanted
+
+
+def test_a_node_that_left_the_definition_is_taken_out_only_by_its_name(
+    built: Simulation, transcript: Compare, narrate: Narrate
+) -> None:
+    simulation = grown(built)
+    member = next(m.id for m in simulation.world.members if m.name == "node4")
+    reshape(simulation, three_nodes())
+    refused = end(simulation.apply())
+    assert refused.exit == 6
+    assert "node4: is part of the cluster and no node of the definition any more; put it back" in refused.message
+    assert simulation.world.calls == []
+    plan = next(line for line in simulation.plan(allow_destroy=("node4",)) if isinstance(line, Plan))
+    assert (plan.leaving, plan.order[0]) == (("node4",), "take node4 out of the cluster")
+    lines = simulation.apply(allow_destroy=("node4",))
+    assert end(lines).exit == 0, end(lines).message
+    acts = [call for call in simulation.world.calls if call[1] in ("service.retire", "etcd.remove")]
+    assert [act[1:] for act in acts] == [
+        ("service.retire", ("patroni", "haproxy")),
+        ("etcd.remove", (member,)),
+        ("service.retire", ("etcd",)),
+    ]
+    assert [act[0] == "node4" for act in acts] == [True, False, True]
+    assert "node4" not in {m.name for m in simulation.world.members}
+    again = end(simulation.apply())
+    assert (again.exit, again.data.get("changed")) == (0, 0), again.message
+    transcript("departure", narrate(lines))
+
+
+def test_who_leads_hands_over_before_it_is_taken_out(built: Simulation) -> None:
+    simulation = grown(built)
+    nodes = [node.model_dump() for node in simulation.world.cluster.nodes if node.name != "pg-node1"]
+    reshape(simulation, three_nodes(nodes=nodes))
+    lines = simulation.apply(allow_destroy=("pg-node1",))
+    assert end(lines).exit == 0, end(lines).message
+    assert simulation.world.leader in ("pg-node2", "node4")
+    assert "pg-node1" not in {m.name for m in simulation.world.members}
 
 
 # drift and change

@@ -1,0 +1,67 @@
+"""Takes a node out of a cluster: hands over the lead, ends what serves the cluster on it, and takes its vote.
+
+Whether it may go, `departure` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..common.cluster import Cluster
+from .departure import Departure, departures, problems
+from .fleet import Failed, Fleet
+from .gatekeeper import Gatekeeper
+from .report import Report
+from .restarting import Restarts
+from .seams import Headquarters
+
+STEP = "departure"
+
+
+@dataclass
+class Departing:
+    """`allowed`: names of nodes that whoever applies has named once more."""
+
+    master: Headquarters
+    fleet: Fleet
+    cluster: Cluster
+    report: Report
+    allowed: Collection[str] = ()
+
+    def problems(self) -> list[str]:
+        applied = self.master.clusters.get(self.cluster.name)
+        before = self.master.health(applied) if applied else None
+        return problems(departures(self.cluster, applied, before), self.allowed, applied, before)
+
+    def found(self) -> list[Departure]:
+        applied = self.master.clusters.get(self.cluster.name)
+        return departures(self.cluster, applied, self.master.health(applied) if applied else None)
+
+    async def run(self) -> None:
+        """Before anything else is changed: the others close their doors to it. Raises Failed."""
+        applied = self.master.clusters.get(self.cluster.name)
+        for one in self.found():
+            assert applied is not None  # else nobody departs
+            since = self.master.clock.monotonic()
+            await self.report.begin(STEP, f"{one.node} is taken out of the cluster")
+            if one.leads:
+                keeper = Gatekeeper(self.master, applied, self.report)
+                await Restarts(self.master, self.fleet, applied, self.report, keeper).give_way()
+            await self._end(one, "patroni", "haproxy")
+            if one.member_id:
+                await self._call("etcd.remove", one.via, one.member_id)
+            await self._end(one, "etcd")
+            left = "its data stays on its disk" if one.connected else "it is not connected; end etcd and Patroni there"
+            detail = f"{one.node} is no part of the cluster any more; {left}: pgha-master keys revoke {one.node}"
+            await self.report.step(STEP, "done", since=since, detail=detail)
+            self.report.counts["changed"] += 1
+
+    async def _end(self, one: Departure, *units: str) -> None:
+        if one.connected:
+            await self._call("service.retire", one.node, *units)
+
+    async def _call(self, function: str, node: str, *arguments: str) -> None:
+        answer = (await self.fleet.call(function, {node: arguments}, 120.0, silence_s=120.0))[node]
+        if not answer.ok:
+            raise Failed(f"{STEP}: {node}: {function}: {answer.why()}")
