@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, Literal
 
@@ -23,13 +22,14 @@ from ..common import functions
 from ..common.errors import HostError, PghaError, UserError
 from ..common.failpoint import reach
 from ..common.messages import Answer, EventKind, Job, Running
-from ..common.results import Outcome, ResourceResult, Status
-from ..states.converge import Debts, MemoryDebts, converge
-from ..states.kinds import read_order
+from ..common.results import Outcome, ResourceResult
+from ..states.converge import MemoryDebts
 from ..states.system import System
 from .functions import Call, Doors, call
 from .journal import Journal
+from .statejob import bring_about
 from .turn import Turn
+from .underway import Underway, over
 from .watched import Watched
 
 log = logging.getLogger("pgha.minion.worker")
@@ -49,17 +49,6 @@ Stream = Literal["stdout", "stderr"]
 _AT_ONCE = b'{"function":"ping"'  # waits for nothing, so no thread is worth it
 
 
-@dataclass
-class _Current:
-    job: Job
-    since: float
-    resource: str = ""
-    document: bytes = b""
-    turn: threading.Lock = field(default_factory=threading.Lock)  # who has it begins it, or tells that it never will
-    came: float = field(default_factory=lambda: time.clock_gettime(time.CLOCK_BOOTTIME))  # also counts suspended time
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
 class Worker:
     def __init__(
         self,
@@ -76,7 +65,7 @@ class Worker:
         self._states = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._calls = ThreadPoolExecutor(8, thread_name_prefix="call")
         self._queries = ThreadPoolExecutor(8, thread_name_prefix="query")
-        self._current: dict[tuple[str, int], _Current] = {}
+        self._current: dict[tuple[str, int], Underway] = {}
         self._turns: set[Future[None]] = set()
         self._closing = threading.Event()
         self.watched = Watched()
@@ -85,7 +74,7 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue a job that the journal has just accepted for the first time."""
-        current = _Current(job, time.monotonic(), "waiting for the job before it")
+        current = Underway(job, time.monotonic(), "waiting for the job before it")
         self._current[job.jid, job.att] = current
         pool = self._states if job.cls == "state" else self._calls
         self._turns = {turn for turn in self._turns if not turn.done()} | {pool.submit(self._turn, current)}
@@ -111,7 +100,7 @@ class Worker:
         """
         if (job.jid, job.att) in self._current:
             return None
-        current = self._current[job.jid, job.att] = _Current(job, time.monotonic())
+        current = self._current[job.jid, job.att] = Underway(job, time.monotonic())
         if job.document.startswith(_AT_ONCE):
             return self._query(current)
         self._queries.submit(lambda: answer(self._query(current)))
@@ -128,11 +117,11 @@ class Worker:
     def give_up(self) -> None:
         """End what waits for its turn and must not begin any more: it is told now, and not when its turn would come."""
         for current in list(self._current.values()):
-            over = _over(current)
-            if over is None or current.job.query or not current.turn.acquire(blocking=False):
+            why = over(current)
+            if why is None or current.job.query or not current.turn.acquire(blocking=False):
                 continue
             try:
-                self._never(current, over)
+                self._never(current, why)
             except HostError:
                 current.turn.release()  # the disk refuses; the next try is soon enough
                 return
@@ -148,7 +137,7 @@ class Worker:
         self._calls.shutdown(wait=False, cancel_futures=True)
         wait(self._turns, LEAVE_S)
 
-    def _turn(self, current: _Current) -> None:
+    def _turn(self, current: Underway) -> None:
         if not current.turn.acquire(blocking=False):
             return  # it has ended
         try:
@@ -157,12 +146,12 @@ class Worker:
             log.exception("the end of job %s is not in the journal", current.job.jid)
         self._leave(current)
 
-    def _leave(self, current: _Current) -> None:
+    def _leave(self, current: Underway) -> None:
         self._current.pop((current.job.jid, current.job.att), None)
         self._wake()
         self._ended()
 
-    def _run(self, current: _Current) -> None:
+    def _run(self, current: Underway) -> None:
         job = current.job
         self._wait_for_room(current)
         outcome = self._outcome(current, self._have_document)
@@ -179,20 +168,20 @@ class Worker:
         else:
             self._insist(lambda: self._journal.finish(job.jid, job.att, "done", outcome.model_dump(mode="json")))
 
-    def _begin(self, current: _Current) -> bool:
+    def _begin(self, current: Underway) -> bool:
         """Write down that it begins; or that it never will, when it was over before that was written."""
         job = current.job
-        self._insist(lambda: self._journal.start(job.jid, job.att), lambda: _over(current) is not None)
-        over = _over(current)
-        if over is not None:
-            self._insist(lambda: self._never(current, over))
+        self._insist(lambda: self._journal.start(job.jid, job.att), lambda: over(current) is not None)
+        why = over(current)
+        if why is not None:
+            self._insist(lambda: self._never(current, why))
         self._wake()
-        return over is None
+        return why is None
 
-    def _never(self, current: _Current, over: EventKind) -> None:
-        self._journal.finish(current.job.jid, current.job.att, over, {"reason": "it had not begun"})
+    def _never(self, current: Underway, why: EventKind) -> None:
+        self._journal.finish(current.job.jid, current.job.att, why, {"reason": "it had not begun"})
 
-    def _outcome(self, current: _Current, work: Callable[[_Current], Outcome]) -> Outcome:
+    def _outcome(self, current: Underway, work: Callable[[Underway], Outcome]) -> Outcome:
         """What came of it, whatever went wrong."""
         try:
             return work(current)
@@ -217,18 +206,18 @@ class Worker:
                 self.trouble = ""
                 return
 
-    def _wait_for_room(self, current: _Current) -> None:
+    def _wait_for_room(self, current: Underway) -> None:
         while self._journal.full and not current.cancelled.wait(RETRY_S):
             current.resource = "waiting for the master to take what is in the spool"
 
-    def _query(self, current: _Current) -> Answer:
+    def _query(self, current: Underway) -> Answer:
         job = current.job
         said: list[tuple[Stream, str]] = []
 
         def output(stream: str, text: str) -> None:
             said.append(("stderr" if stream == "stderr" else "stdout", text))
 
-        def work(current: _Current) -> Outcome:
+        def work(current: Underway) -> Outcome:
             request = Call.model_validate_json(job.document)
             current.resource = request.function
             if not functions.find(request.function).query:
@@ -241,17 +230,17 @@ class Worker:
             self._current.pop((job.jid, job.att), None)
         return Answer(jid=job.jid, att=job.att, out=tuple(said), outcome=outcome.model_dump_json().encode())
 
-    def _have_document(self, current: _Current) -> Outcome:
+    def _have_document(self, current: Underway) -> Outcome:
         """The job's document; a large one has to be fetched."""
         job = current.job
         current.document = job.document
         if job.size and not job.document:
             current.resource, file = "fetching its document", BytesIO()
-            self._fetch(job.sha256, job.size, file, lambda: _over(current) is not None)
+            self._fetch(job.sha256, job.size, file, lambda: over(current) is not None)
             current.document = file.getvalue()
         return Outcome(ok=True)
 
-    def _doors(self, current: _Current, output: Callable[[str, str], None]) -> Doors:
+    def _doors(self, current: Underway, output: Callable[[str, str], None]) -> Doors:
         stop = current.cancelled.is_set
 
         def others() -> tuple[str, ...]:
@@ -265,7 +254,7 @@ class Worker:
 
         return Doors(self._system, output, stop, fetch, others)
 
-    def _state(self, current: _Current) -> Outcome:
+    def _state(self, current: Underway) -> Outcome:
         if self._host_turn is None or current.job.mode == "plan":
             return self._converge(current)
         while not self._host_turn.take():
@@ -277,37 +266,17 @@ class Worker:
         finally:
             self._host_turn.release()
 
-    def _converge(self, current: _Current) -> Outcome:
-        job, counts, since = current.job, dict.fromkeys(Status, 0), time.monotonic()
-        order = read_order(current.document)
-        dry_run = job.mode == "plan"
-        debts: Debts = MemoryDebts(self._journal.debts()) if dry_run else self._journal
-        self.watched.pause()
-        try:
-            for result in converge(
-                order.resources,
-                self._system,
-                debts,
-                dry_run=dry_run,
-                only=order.documents,
-                started=lambda resource: setattr(current, "resource", resource.id),
-                cancelled=current.cancelled.is_set,
-            ):
-                counts[result.status] += 1
-                if result.status is not Status.UNCHANGED or result.reason:
-                    self._report(job, result)
-        finally:
-            files = [(path, r.document in order.documents) for r in order.resources for path in r.files()]
-            self.watched.resume([p for p, asked in files if asked], [p for p, asked in files if not asked])
-        return Outcome(
-            ok=counts[Status.FAILED] == 0 and not current.cancelled.is_set(),
-            message="cancelled" if current.cancelled.is_set() else "",
-            unchanged=counts[Status.UNCHANGED],
-            changed=counts[Status.CHANGED],
-            planned=counts[Status.PLANNED],
-            failed=counts[Status.FAILED],
-            skipped=counts[Status.SKIPPED],
-            seconds=time.monotonic() - since,
+    def _converge(self, current: Underway) -> Outcome:
+        job = current.job
+        return bring_about(
+            current.document,
+            self._system,
+            MemoryDebts(self._journal.debts()) if job.mode == "plan" else self._journal,
+            self.watched,
+            dry_run=job.mode == "plan",
+            started=lambda resource: setattr(current, "resource", resource.id),
+            tell=lambda result: self._report(job, result),
+            cancelled=current.cancelled.is_set,
         )
 
     def _report(self, job: Job, result: ResourceResult) -> None:
@@ -315,7 +284,7 @@ class Worker:
         self._wake()
         reach("worker.res.after")
 
-    def _call(self, current: _Current) -> Outcome:
+    def _call(self, current: Underway) -> Outcome:
         job, room = current.job, OUTPUT_LIMIT
 
         def output(stream: str, text: str) -> None:
@@ -339,15 +308,3 @@ class Worker:
             if self._held_until:
                 self._held_until = time.monotonic() + held_s
         return outcome
-
-
-def _over(current: _Current) -> EventKind | None:
-    """Why it must not begin any more, if so; once it is, it stays so."""
-    if current.cancelled.is_set() or _too_late(current):
-        return "cancelled" if current.cancelled.is_set() else "expired"
-    return None
-
-
-def _too_late(current: _Current) -> bool:
-    """Its time was over while it waited for the job before it: nothing begins after its deadline."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - current.came > current.job.ttl_ms / 1000

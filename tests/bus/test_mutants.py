@@ -69,7 +69,7 @@ MUTANTS = {
         "minion/orders.py", "if now_ms > job.not_after_ms:", "if False:", (RESTORED, "-k", "deadline")
     ),
     "what waited past its time begins": Mutant(
-        "minion/worker.py",
+        "minion/underway.py",
         "current.cancelled.is_set() or _too_late(current)",
         "current.cancelled.is_set()",
         ("tests/bus/test_clocks.py", "-k", "waited"),

@@ -174,6 +174,41 @@ def test_a_change_by_hand_is_in_the_status_soon_and_is_mended_where_that_is_aske
     assert built.pgha("apply", "prod").rc == 0
 
 
+# ---- one member after the other
+
+READS = """while true; do
+  {etcdctl} --endpoints={endpoints} --command-timeout=6s get x >/dev/null 2>&1 && echo read || echo FAILED
+  sleep 0.2
+done > /var/tmp/reads"""
+
+
+def test_etcd_gets_other_certificates_and_timers_member_by_member_and_never_loses_its_quorum(built: Site) -> None:
+    """A read that needs the quorum is asked for all the time, of whichever member answers."""
+    wait_until("healthy", lambda: healthy(built), 60)
+    tls = "--cacert=/etc/etcd/tls/ca.crt --cert=/var/tmp/reader.crt --key=/var/tmp/reader.key"
+    endpoints = ",".join(f"https://{built.nodes[node]}:2379" for node in NODES)
+    built.ok("witness-node", "sh", "-c", "cd /etc/etcd/tls && cp etcd-server.crt /var/tmp/reader.crt")
+    built.ok("witness-node", "sh", "-c", "cd /etc/etcd/tls && cp etcd-server.key /var/tmp/reader.key")
+    script = READS.format(etcdctl=f"etcdctl {tls}", endpoints=endpoints)
+    before = {node: built.ok(node, "systemctl", "show", "-p", "MainPID", "etcd") for node in NODES}
+    for node in NODES:
+        built.ok(node, "rm", "/etc/etcd/tls/etcd-server.crt")
+    built.define(etcd="{election_timeout: 2000}", reconcile="{interval: 1d}")
+    plan = built.pgha("plan", "prod")
+    assert re.search(r"etcd: (\S+), then (\S+), then (\S+)", " ".join(plan.out.split())), plan.out
+    built.ok("witness-node", "systemd-run", "--unit=reads", "sh", "-c", script)
+    said = built.pgha("apply", "prod")
+    built.ok("witness-node", "systemctl", "stop", "reads")
+    assert said.rc == 0, said.out + said.err
+    reads = Counter(built.ok("witness-node", "cat", "/var/tmp/reads").split())
+    assert reads["read"] > 10
+    assert reads["FAILED"] == 0, reads
+    for node in NODES:
+        assert built.ok(node, "systemctl", "show", "-p", "MainPID", "etcd") != before[node]
+    built.ok("witness-node", "rm", "/var/tmp/reader.key", "/var/tmp/reader.crt")
+    assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
+
+
 # ---- a change that cuts the line
 
 
