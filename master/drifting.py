@@ -31,6 +31,7 @@ FIRST_S = 30.0  # after a start of the master, or an apply: nodes come back one 
 PAUSE_S = 10.0  # between two looks at a cluster, whatever is touched
 TURN_S = 2.0
 WHO = "pgha-master"
+MENDING = "mending"  # the key of an apply that nobody asked for: who asks for one waits until it has ended
 
 
 class Base(Headquarters, Protocol):
@@ -132,7 +133,7 @@ class Drifts:
 
             request = json.dumps({"path": f"{cluster.name}, as it was applied last", "text": text, **asked})
             operation = await self.master.operations.start(
-                f"apply {cluster.name}", cluster.name, WHO, work, (node,), request=request
+                f"apply {cluster.name}", cluster.name, WHO, work, (node,), MENDING, request=request
             )
             if operation.task is not None:
                 await asyncio.wait({operation.task})

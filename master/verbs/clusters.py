@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from ...common.errors import Refused, UserError
 from .. import drift, inventory, limits
 from ..control import Arguments, Request
+from ..drifting import MENDING
 from ..health import finding_view, view
 from ..operations import Operation
 from ..plan_file import Expected
@@ -48,6 +50,9 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
     key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart} {wanted.allow_destroy}"
     running = master.operations.changing(cluster.name)
+    while running is not None and running.key == MENDING and running.task is not None and what == "apply":
+        await asyncio.wait({running.task})
+        running = master.operations.changing(cluster.name)
     if running is not None and what == "apply":
         if running.key != key:
             raise Refused(
