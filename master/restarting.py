@@ -134,9 +134,10 @@ class Restarts:
         if not answer.ok or not isinstance(seen, (int, float)):
             return f"for how long writes were refused is not known: {answer.why()}"
         kind = "switchover" if isinstance(act, Switchover) else "restart"
-        kept = [*(await self.measured()).get(kind, []), float(seen)][-restarts.MEASURED :]
+        before = (await self.measured()).get(kind, [])
+        kept = [*before, float(seen)][-restarts.MEASURED :]
         await self.master.store.note(self.cluster.name, NOTE + kind, " ".join(f"{one:.1f}" for one in kept))
-        return f"writes were refused for {seen:.1f} s"
+        return f"writes were refused for {seen:.1f} s, expected {restarts.expected_s(before, kind)[0]:.1f} s"
 
     def told(self) -> tuple[str, ...]:
         """What was done, for the end."""

@@ -310,7 +310,7 @@ def test_a_setting_that_needs_a_restart_restarts_the_replica_and_hands_over_the_
     assert end(lines).exit == 0, end(lines).message
     assert acts(built) == [("pg-node2", "patroni.restart"), ("pg-node1", "patroni.switchover")]
     assert built.world.leader == "pg-node2"
-    assert "writes were refused for 4.6 s" in end(lines).message
+    assert "writes were refused for 4.6 s, expected 5.0 s" in end(lines).message
     transcript("grown_connections", narrate(lines))
     built.world.calls.clear()
     again = built.apply()
