@@ -90,12 +90,14 @@ class Fleet:
         resources: Mapping[str, Sequence[AnyResource]],
         documents: Mapping[str, Sequence[str]],
         step: str,
+        allow_destroy: Sequence[str] = (),
     ) -> dict[str, Answer]:
         """Plan or apply on all the given nodes side by side, on each its own of the documents."""
         self._insist()
+        named = {"allow_destroy": list(allow_destroy)} if allow_destroy else {}
         flights = await self._order(
             {
-                node: Document.of({"documents": list(documents[node]), "resources": encode(resources[node])})
+                node: Document.of({"documents": list(documents[node]), "resources": encode(resources[node]), **named})
                 for node in resources
             },
             mode,

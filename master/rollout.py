@@ -250,7 +250,11 @@ class Rollout:
         compiled = await self._compile(wave)
 
         async def one(node: str) -> Answer:
-            answer = (await self.fleet.converge("apply", {node: compiled[node]}, {node: documents}, stage.name))[node]
+            answer = (
+                await self.fleet.converge(
+                    "apply", {node: compiled[node]}, {node: documents}, stage.name, self.allow_destroy
+                )
+            )[node]
             await self.report.settle(stage.name, answer)
             return answer
 

@@ -210,7 +210,9 @@ class SimulatedHub:
         dry_run = flight.job.mode == "plan"
         debts = MemoryDebts(node.debts.known) if dry_run else node.debts
         resources, documents = decode(request["resources"]), request["documents"]
-        for result in converge(resources, node.system, debts, dry_run=dry_run, only=documents, clock=self._clock):
+        named = request.get("allow_destroy", ())
+        about: Any = {"dry_run": dry_run, "only": documents, "allow_destroy": named, "clock": self._clock}
+        for result in converge(resources, node.system, debts, **about):
             if node.dies_at in (result.resource, result.document) and not dry_run:
                 node.online = False
             if not node.online:

@@ -130,8 +130,9 @@ async def _run() -> None:
 @main.command()
 @click.option("--local", "file", required=True, metavar="FILE", type=click.Path(path_type=Path), help="A state file.")
 @click.option("--plan", is_flag=True, help="Only show what would be changed.")
+@click.option("--allow-destroy", multiple=True, metavar="ID", help="Let this resource destroy data; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines to stdout.")
-def apply(file: Path, plan: bool, as_json: bool) -> None:
+def apply(file: Path, plan: bool, allow_destroy: tuple[str, ...], as_json: bool) -> None:
     """Bring this host to a state file, without a master.
 
     Neither the daemon nor an enrolment is needed. Of the names in braces only {node.name} is known, the host name.
@@ -142,7 +143,7 @@ def apply(file: Path, plan: bool, as_json: bool) -> None:
     from . import local_show
 
     try:
-        code = _apply_local(file, plan, as_json)
+        code = _apply_local(file, plan, allow_destroy, as_json)
     except PghaError as error:
         code = 2 if isinstance(error, UserError) else 1
         click.echo("\n".join(local_show.error_lines(error)), err=True)
@@ -151,7 +152,7 @@ def apply(file: Path, plan: bool, as_json: bool) -> None:
     sys.exit(code)
 
 
-def _apply_local(file: Path, plan: bool, as_json: bool) -> int:
+def _apply_local(file: Path, plan: bool, allow_destroy: tuple[str, ...], as_json: bool) -> int:
     from ..common.paths import Paths
     from ..common.results import ResourceResult
     from . import local, local_show
@@ -169,7 +170,10 @@ def _apply_local(file: Path, plan: bool, as_json: bool) -> int:
             click.echo(line)
 
     host = local.LocalHost()
-    outcome = local.plan(wanted, paths, tell, host) if plan else local.apply(wanted, paths, tell, host, stop.is_set)
+    if plan:
+        outcome = local.plan(wanted, paths, tell, host)
+    else:
+        outcome = local.apply(wanted, paths, tell, host, stop.is_set, allow_destroy)
     code, told = (0 if outcome.ok else 1), local_show.summary(wanted, outcome, plan=plan)
     click.echo(local_show.end_json(code, told, outcome) if as_json else told)
     return code

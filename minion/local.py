@@ -99,7 +99,7 @@ def plan(wanted: Wanted, paths: MinionPaths, tell: Callable[[ResourceResult], No
         journal = Journal(paths.local_journal)
         owed = journal.debts()
         journal.close()
-    return _converge(wanted, system, MemoryDebts(owed), tell, dry_run=True, cancelled=lambda: False)
+    return _converge(wanted, system, MemoryDebts(owed), tell, True, lambda: False)
 
 
 def apply(
@@ -108,6 +108,7 @@ def apply(
     tell: Callable[[ResourceResult], None],
     system: System,
     cancelled: Callable[[], bool] = lambda: False,
+    allow_destroy: Sequence[str] = (),
 ) -> Outcome:
     """`tell` hears of each resource when it is done. Raises HostError: it is not our turn, or the disk refuses."""
     turn = Turn(paths.turn)
@@ -116,7 +117,7 @@ def apply(
     try:
         journal = Journal(paths.local_journal)
         try:
-            return _converge(wanted, system, journal, tell, dry_run=False, cancelled=cancelled)
+            return _converge(wanted, system, journal, tell, False, cancelled, allow_destroy)
         finally:
             journal.close()
     finally:
@@ -128,12 +129,14 @@ def _converge(
     system: System,
     debts: Debts,
     tell: Callable[[ResourceResult], None],
-    *,
     dry_run: bool,
     cancelled: Callable[[], bool],
+    allow_destroy: Sequence[str] = (),
 ) -> Outcome:
     outcome, since = Outcome(), time.monotonic()
-    for result in converge(wanted.resources, system, debts, dry_run=dry_run, cancelled=cancelled):
+    for result in converge(
+        wanted.resources, system, debts, dry_run=dry_run, allow_destroy=allow_destroy, cancelled=cancelled
+    ):
         outcome.counts[result.status] += 1
         tell(result)
         reach("local.res.after")

@@ -30,7 +30,7 @@ def resource_lines(wanted: Wanted, result: ResourceResult) -> Iterator[str]:
 def _change(change: ChangeView) -> Iterator[str]:
     values = f"{change.before} -> {change.after}" if change.before else change.after
     told = change.what if change.diff or not values else f"{change.what}: {values}"
-    yield f"    {told}"
+    yield f"    {told}" + (f"  destroys {change.destroys}" if change.destroys else "")
     yield from (f"      {line}" for line in change.diff.splitlines())
 
 

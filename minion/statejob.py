@@ -38,6 +38,7 @@ def bring_about(
             debts,
             dry_run=dry_run,
             only=order.documents,
+            allow_destroy=order.allow_destroy,
             started=started,
             cancelled=cancelled,
         ):

@@ -79,6 +79,7 @@ class _Run:
     dry_run: bool
     clock: Clock
     watchers: dict[str, list[AnyResource]]  # id -> those that watch it
+    allow_destroy: Collection[str]
 
 
 def converge(
@@ -88,6 +89,7 @@ def converge(
     *,
     dry_run: bool = False,
     only: Collection[str] | None = None,
+    allow_destroy: Collection[str] = (),
     clock: Clock | None = None,
     started: Callable[[AnyResource], None] = lambda resource: None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -95,7 +97,8 @@ def converge(
     """One result per resource, in the order they ran. A cancelled run reports the rest as skipped.
 
     `only` names the documents to run. The others still take part in what watches what, so that a certificate
-    renewed in one document's turn leaves its debt to the service of another.
+    renewed in one document's turn leaves its debt to the service of another. `allow_destroy`: ids of resources that may
+    destroy what nobody keeps; any other one fails instead, whatever was planned before.
 
     Raises UserError before anything is done when the requisites make no order.
     """
@@ -105,7 +108,7 @@ def converge(
         for watched in resource.watches:
             watchers.setdefault(watched, []).append(resource)
     clock = clock or SystemClock()
-    run = _Run(system, debts, dry_run, clock, watchers)
+    run = _Run(system, debts, dry_run, clock, watchers, allow_destroy)
     failed: set[str] = set()
     pending: set[str] = set()  # planned in a dry run, so whatever needs it is only expected
     for resource in ordered:
@@ -153,6 +156,8 @@ def _one(run: _Run, resource: AnyResource, name: str) -> _Found:
         if (reason := resource.skip(facts)) and not owed:
             return _Found(Status.SKIPPED, reason=reason)
         changes = _wanted(resource.plan(facts), owed)
+        if not run.dry_run and name not in run.allow_destroy:
+            _spare(name, changes)
         watchers = [(w.id, w.paid_by_start) for w in run.watchers.get(name, ())] if changes else []
         for watcher, _ in watchers:
             run.debts.owe(watcher)  # a dry run's debts live in memory: they show what would be reloaded
@@ -170,6 +175,12 @@ def _one(run: _Run, resource: AnyResource, name: str) -> _Found:
         return _Found(Status.FAILED, done, str(error))
     status = Status.UNCHANGED if not changes else Status.PLANNED if run.dry_run else Status.CHANGED
     return _Found(status, changes, resource.skip(facts) or resource.note(facts))
+
+
+def _spare(name: str, changes: Sequence[Change]) -> None:
+    """Raises ActionFailed for what would destroy data."""
+    if lost := [change.destroys for change in changes if change.destroys]:
+        raise ActionFailed(f"this would destroy {lost[0]}; if that is meant, add --allow-destroy '{name}'")
 
 
 def _owed(run: _Run, resource: AnyResource, name: str, facts: Any) -> list[Change]:  # Any: its own facts

@@ -77,9 +77,13 @@ KINDS: dict[str, type[AnyResource]] = {kind.model_fields["kind"].default: kind f
 
 
 class Order(BaseModel):
-    """What a state job is about: `documents` names those to run, `resources` are of all that take part."""
+    """What a state job is about: `documents` names those to run, `resources` are of all that take part.
+
+    `allow_destroy`: ids of resources that may destroy what nobody keeps.
+    """
 
     documents: list[str]
+    allow_destroy: list[str] = []
     resources: list[Annotated[AnyKind, Field(discriminator="kind")]]
 
 

@@ -25,7 +25,9 @@ from pgha.states.converge import MemoryDebts, converge
 from pgha.states.kinds import decode
 
 host = Host(signer=lambda *request: "", confirm=lambda seconds: True)
-for result in converge(decode(json.load(sys.stdin)), host, MemoryDebts(), dry_run="--dry-run" in sys.argv):
+named = [word for word in sys.argv[1:] if ":" in word]
+dry = "--dry-run" in sys.argv
+for result in converge(decode(json.load(sys.stdin)), host, MemoryDebts(), dry_run=dry, allow_destroy=named):
     print(result.model_dump_json())
 """
 PUBLIC_KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(range(32))).decode()
@@ -318,9 +320,13 @@ ABSENT: list[dict[str, Any]] = [
 
 
 def test_what_was_made_can_be_taken_away_again(node: Node) -> None:
-    results = node.apply(ABSENT)
+    database = "postgres_database:app"
+    kept = node.apply(ABSENT[:2])[database]
+    assert (kept["status"], "--allow-destroy" in kept["reason"]) == ("failed", True)
+    results = node.apply(ABSENT, database)
     assert reasons(results, "failed") == {}
-    assert set(statuses(results).values()) == {"changed"}
+    assert set(statuses(results).values()) <= {"changed", "unchanged"}
+    assert results[database]["status"] == "changed"
     assert set(statuses(node.apply(ABSENT)).values()) == {"unchanged"}
     assert node.shell("ls -d /home/deploy") == "/home/deploy"
     assert node.shell("grep -c . /etc/fstab; ls /etc/apt/preferences.d /etc/apt/sources.list.d").split() == [

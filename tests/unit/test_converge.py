@@ -11,7 +11,7 @@ from pgha.states.action import Run, Unit
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.graph import order
 from pgha.states.resource import AnyResource, Change, Resource
-from pgha.states.resources.files import Directory, File
+from pgha.states.resources.files import Absent, Directory, File
 from pgha.states.resources.packages import LISTS_STAMP, Packages, Upgrade
 from pgha.states.resources.service import Service
 from pgha.states.system import FileFacts, Look, UnitFacts
@@ -106,6 +106,32 @@ def test_a_reload_that_is_owed_is_done_whenever_the_unit_was_started() -> None:
 def test_what_only_follows_from_another_change_says_so() -> None:
     changed, refreshed = run(CONF, APP, on=FakeSystem(units=dict(RUNNING)))
     assert [change.follows for change in (*changed.changes, *refreshed.changes)] == [False, True]
+
+
+TREE = Absent(path="/srv/old", tree=True)
+
+
+def with_tree() -> FakeSystem:
+    return FakeSystem(files={"/srv/old": FileFacts("directory"), "/srv/old/data": FileFacts("file", "x")})
+
+
+def test_what_would_destroy_data_fails_and_stays_until_it_is_named() -> None:
+    system = with_tree()
+    (refused,) = converge([TREE], system, MemoryDebts(), allow_destroy=["absent:/srv/other"])
+    assert refused.status is Status.FAILED
+    assert refused.reason == (
+        "this would destroy /srv/old with all that is in it; if that is meant, add --allow-destroy 'absent:/srv/old'"
+    )
+    assert system.performed == []
+    (done,) = converge([TREE], system, MemoryDebts(), allow_destroy=["absent:/srv/old"])
+    assert done.status is Status.CHANGED
+    assert "/srv/old/data" not in system.files
+
+
+def test_a_dry_run_shows_what_would_be_destroyed() -> None:
+    (planned,) = converge([TREE], with_tree(), MemoryDebts(), dry_run=True)
+    assert planned.status is Status.PLANNED
+    assert planned.changes[0].destroys == "/srv/old with all that is in it"
 
 
 def test_a_refresh_that_failed_is_still_owed() -> None:
