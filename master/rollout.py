@@ -15,7 +15,8 @@ from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult
 from ..states import catalog
 from ..states.resource import AnyResource
-from . import absence, gates, impact, restarts
+from . import absence, exchange, gates, impact, restarts
+from .exchange import Exchange
 from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
 from .members import NOTE, Members
@@ -62,6 +63,8 @@ class Rollout:
         self.readiness = Readiness(self.master, self.fleet, self.cluster, self.report)
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
+        ssh = frozenset(self._chosen() if not self.only or exchange.DOCUMENT in self.only else ())
+        self.exchange = Exchange(self.master, self.fleet, self.cluster, self.report, ssh)
         self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self._gate)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
@@ -96,6 +99,8 @@ class Rollout:
             for stage in STAGES:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
+                if exchange.DOCUMENT in stage.documents:
+                    await self.exchange.before_stage()
                 await self._stage(stage, results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
@@ -131,7 +136,8 @@ class Rollout:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
         wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
-        return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
+        not_on = {"database": {*self._chosen()} - {health.leader}, exchange.DOCUMENT: self.exchange.unplanned}
+        return {node: [d for d in wanted if node not in not_on.get(d, ())] for node in self._chosen()}
 
     def _chosen(self) -> list[str]:
         return [node.name for node in self.cluster.nodes if not self.nodes or node.name in self.nodes]
@@ -143,6 +149,7 @@ class Rollout:
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self._away, lost))
         self._led = health.leader != ""
+        await self.exchange.before_plan()
         compiled = await self._compile(self._chosen(), lost.node if lost is not None else "")
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
         if silent := [a for a in answers.values() if a.outcome is None]:
@@ -166,6 +173,8 @@ class Rollout:
             plan = plan.model_copy(update={**told, "restarts": tuple(due)})
         if lost is not None:
             await self.report.warn(lost.sentence())
+        if self.exchange.missing:
+            await self.report.warn(self.exchange.sentence())
         await self.operation.emit(plan)
         await self.report.step("plan", "done", since=since, detail=counted(plan.change_count, "change"))
         return plan
@@ -201,6 +210,8 @@ class Rollout:
         nodes = concerned(stage, results)
         if "etcd" in stage.documents:
             nodes += sorted(self.members.rejoins - set(nodes))
+        if exchange.DOCUMENT in stage.documents:
+            nodes += self.exchange.unplanned
         if "database" in stage.documents and (nodes or self._unplanned):  # who leads may have changed since the plan
             nodes = [health.leader] if health.leader in results else []
         if not nodes:

@@ -16,6 +16,7 @@ from ..common.errors import UserError
 from .resource import AnyResource
 from .resources.accounts import Group, User
 from .resources.apt_repository import AptRepository
+from .resources.authorized_keys import AuthorizedKeys
 from .resources.block import Block
 from .resources.certificate import Certificate
 from .resources.command import Command
@@ -42,6 +43,7 @@ AnyKind = (
     Absent
     | AptRepository
     | AuthorizedKey
+    | AuthorizedKeys
     | Block
     | Certificate
     | Command

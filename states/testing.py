@@ -33,12 +33,11 @@ from .action import (
     rendered,
 )
 from .resources import apt_repository, firewall, mount, packages, postgres, ssh, time_sync
-from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw
+from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw, FakeUser, public_key
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
 _ECHO = re.compile(r'^ExecStart=/bin/sh -c "echo (\S+) > (/sys/\S+)"$', re.MULTILINE)
-_PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeByFakeSystem"
 Program = Callable[["FakeSystem"], Output]
 _ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
 
@@ -82,6 +81,7 @@ class FakeSystem:
     synchronised: bool = True
     confirms: bool = True
     clock: float = 1_800_000_000.0
+    seed: str = ""  # of the keys that are made here
     performed: list[Action] = field(default_factory=list)
 
     def file(self, path: str) -> FileFacts:
@@ -121,7 +121,8 @@ class FakeSystem:
         if argv[:2] == ("systemd-analyze", "calendar"):
             return Output(0, "Next elapse: soon\n")
         if argv[:-1] == ssh.PUBLIC_HALF:
-            return Output(0, f"{_PUBLIC}\n") if argv[-1] in self.files else Output(1, "", "no such file")
+            there = argv[-1] in self.files
+            return Output(0, f"{public_key(self.seed + argv[-1])}\n") if there else Output(1, "", "no such file")
         if argv == firewall.SHOW:
             return self.ufw.show_added() if self.ufw else Output(127, "", "ufw: not found")
         if argv[1:3] == ("-C", "port"):
@@ -188,7 +189,9 @@ class FakeSystem:
                 self._unit(action)
             case Run(argv=("ssh-keygen", "-q", *_, path), user=user):
                 self.files[path] = FileFacts("file", None, user, user, 0o600, mtime=self.clock)
-                self.files[path + ".pub"] = FileFacts("file", f"{_PUBLIC} made\n", user, user, 0o644)
+                self.files[path + ".pub"] = FileFacts(
+                    "file", f"{public_key(self.seed + path)} made\n", user, user, 0o644
+                )
             case Run():
                 self._run(action.argv)
             case IssueCertificate():
@@ -224,6 +227,9 @@ class FakeSystem:
             self.installed[name] = version or "1.0"
         if "ufw" in names and self.ufw is None:
             self.ufw = FakeUfw()
+        if "postgresql-common" in names:
+            self.accounts.groups.setdefault("postgres", 110)
+            self.accounts.users.setdefault("postgres", FakeUser(110, "postgres", home="/var/lib/postgresql"))
 
     def _upgrade(self, action: UpgradePackages) -> None:
         done = {package.name for package in packages.upgradable("\n".join(self.upgrades), action.scope, action.hold)}

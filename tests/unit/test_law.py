@@ -13,6 +13,7 @@ from pgha.states.kinds import KINDS, decode, encode
 from pgha.states.resource import AnyResource
 from pgha.states.resources.accounts import Group, User
 from pgha.states.resources.apt_repository import AptRepository
+from pgha.states.resources.authorized_keys import AuthorizedKeys, LabelledKey
 from pgha.states.resources.block import Block
 from pgha.states.resources.certificate import Certificate
 from pgha.states.resources.command import Command
@@ -350,6 +351,20 @@ EXAMPLES = [
     Example(
         AuthorizedKey(user="deploy", public_key=SSH, absent=True),
         {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"restrict {SSH} x\n")})},
+    ),
+    Example(
+        AuthorizedKeys(user="deploy", label="ci", keys=(LabelledKey(public_key=f"{SSH} one", options="restrict"),)),
+        {
+            "bare home": people(),
+            "others": people(
+                files={".ssh/authorized_keys": FileFacts("file", f"{SSH}\nssh-rsa AAAA ci gone\n", "deploy")}
+            ),
+            "looser": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH} ci one\n", "deploy")}),
+        },
+    ),
+    Example(
+        AuthorizedKeys(user="deploy", label="ci"),
+        {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH} ci x\n")})},
     ),
     Example(
         SshKey(path="/srv/deploy/.ssh/id_ed25519", owner="deploy"),
