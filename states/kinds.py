@@ -35,6 +35,7 @@ from .resources.patroni_file import PatroniFile
 from .resources.postgres import PostgresRole, Sql
 from .resources.service import Service
 from .resources.ssh import AuthorizedKey, SshKey
+from .resources.sshd import Sshd
 from .resources.thp import Thp
 from .resources.time_sync import TimeSync
 from .resources.units import DropIn, Timer, UnitFile
@@ -65,6 +66,7 @@ AnyKind = (
     | PostgresRole
     | Service
     | Sql
+    | Sshd
     | SshKey
     | Symlink
     | Sysctl

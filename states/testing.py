@@ -32,8 +32,9 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import apt_repository, firewall, mount, packages, postgres, ssh, time_sync
+from .resources import apt_repository, firewall, mount, packages, postgres, ssh, sshd, time_sync
 from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw, FakeUser, public_key
+from .simulated_sshd import FakeSshd
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
@@ -74,6 +75,7 @@ class FakeSystem:
     apt: FakePackages = field(default_factory=FakePackages)
     mounts: FakeMounts = field(default_factory=FakeMounts)
     databases: FakeDatabases = field(default_factory=FakeDatabases)
+    sshd: FakeSshd | None = None
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
     sockets: dict[tuple[str, str], str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # type of action -> why it fails
@@ -118,6 +120,8 @@ class FakeSystem:
             return self.programs[argv](self)
         if said := self.accounts.ask(argv) or self.apt.ask(argv, self.installed):
             return said
+        if argv[0] == sshd.SSHD:
+            return (self.sshd and self.sshd.ask(argv, stdin, self.files)) or Output(127, "", "sshd is not installed")
         if argv[:2] == ("systemd-analyze", "calendar"):
             return Output(0, "Next elapse: soon\n")
         if argv[:-1] == ssh.PUBLIC_HALF:
@@ -282,8 +286,19 @@ class FakeSystem:
                 if self.ufw is None:
                     raise ActionFailed("ufw is not installed")
                 self.ufw.run(tuple(word for word in words if word != "--force"))
-            case ("cp", *_):
+            case ("cp", "-p", source, target):
+                if source in self.files:
+                    self.files[target] = self.files[source]
+            case (sshd.SSHD, "-t"):
+                if (said := self.ask(sshd.EFFECTIVE)).rc:
+                    raise ActionFailed(f"{shlex.join(argv)} failed with exit code {said.rc}", said.stderr)
+            case ("systemctl", "reset-failed", _):
                 pass
+            case _ if argv == sshd.restart("restart"):
+                self._unit(Unit("restart", sshd.UNIT))
+            case ("rm", "-f", *paths):
+                for path in paths:
+                    self.files.pop(path, None)
             case _:
                 raise AssertionError(f"FakeSystem does not know what {shlex.join(argv)} does")
 
@@ -321,10 +336,12 @@ class FakeSystem:
     def _guarded(self, action: Guarded) -> None:
         for step in (*action.prepare, *action.actions):
             self.perform(step)
-        if not self.confirms:
+        deaf = bool(action.greets) and self.sshd is not None and not self.sshd.greets(self.files)
+        if deaf or not self.confirms:
             for argv in action.revert:
                 self._run(argv)
-            raise ActionFailed("the master could not be reached after the change; it was put back")
+            who = "nobody answers" if deaf else "the master could not be reached"
+            raise ActionFailed(f"{who} after the change; it was put back")
 
 
 def _full(unit: str) -> str:

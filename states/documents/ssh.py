@@ -61,7 +61,7 @@ def build(context: Context) -> list[AnyResource]:
             for node, half in peers
         ),
     )
-    pair = () if on else (Absent(path=KEY), Absent(path=f"{KEY}.pub"))
+    pair = () if on else (SshKey(path=KEY, owner=USER, absent=True),)
     if not peers:
         return [keys, Absent(path=CONFIG), Absent(path=KNOWN_HOSTS), *pair]
     hosts = File(path=KNOWN_HOSTS, content=managed(context.cluster.name) + known_hosts(peers))

@@ -189,13 +189,17 @@ class SshKeyFacts:
 
 
 class SshKey(Resource[SshKeyFacts]):
-    """An ed25519 key pair without passphrase at PATH and PATH.pub; the result's note is its public half."""
+    """An ed25519 key pair without passphrase at PATH and PATH.pub; the result's note is its public half.
+
+    `absent`: neither of the two files is there, and no copy is kept of what they were.
+    """
 
     kind: Literal["ssh_key"] = "ssh_key"
     path: AbsolutePath
     owner: AccountName = "root"
     group: AccountName | Literal[""] = ""
     comment: OneLine = ""
+    absent: bool = False
 
     def key(self) -> str:
         return self.path
@@ -209,7 +213,7 @@ class SshKey(Resource[SshKeyFacts]):
         public, group = "", self.group or primary_group(look, self.owner)
         if folder.kind not in ("absent", "directory"):
             raise HostError(f"{self._folder} is a {folder.kind}, which pgha does not follow; make it a folder")
-        if private.kind != "absent":
+        if private.kind != "absent" and not self.absent:
             said = look.ask((*PUBLIC_HALF, self.path))
             if said.rc != 0:
                 raise HostError(
@@ -220,6 +224,11 @@ class SshKey(Resource[SshKeyFacts]):
         return SshKeyFacts(folder, private, look.file(self.path + ".pub"), public, group)
 
     def plan(self, facts: SshKeyFacts) -> list[Change]:
+        if self.absent:
+            if facts.private.kind == facts.public_file.kind == "absent":
+                return []
+            remove = Run(("rm", "-f", "--", self.path, f"{self.path}.pub"), user=self.owner)
+            return [Change("key pair", remove, "there", "absent")]
         changes: list[Change] = []
         if facts.folder.kind == "absent":
             make = MakeDirectory(self._folder, self.owner, facts.group, 0o700)

@@ -14,6 +14,7 @@ from pgha.states.halves import KEY, PublicHalf
 from pgha.states.resource import AnyResource
 from pgha.states.resources.authorized_keys import AuthorizedKeys
 from pgha.states.resources.files import Absent, File
+from pgha.states.resources.ssh import SshKey
 from pgha.states.simulated import public_key
 
 Build = Callable[..., Context]
@@ -76,7 +77,9 @@ def test_switched_off_all_of_it_is_taken_away_whatever_is_known(context_of: Buil
     resources = built(context_of("a", nodes=NODES), *"abc")
     assert keys(resources) == []
     gone = {i for i, r in resources.items() if isinstance(r, Absent)}
-    assert gone == {f"absent:{path}" for path in (ssh.CONFIG, ssh.KNOWN_HOSTS, KEY, f"{KEY}.pub")}
+    assert gone == {f"absent:{path}" for path in (ssh.CONFIG, ssh.KNOWN_HOSTS)}
+    pair = resources[f"ssh_key:{KEY}"]
+    assert isinstance(pair, SshKey) and pair.absent
 
 
 @pytest.mark.parametrize("system", [{}, ON])
