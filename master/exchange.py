@@ -20,7 +20,6 @@ from .seams import Headquarters
 
 log = logging.getLogger("pgha.exchange")
 NOTE = "ssh:"
-DOCUMENT = "ssh"
 ANSWER_S = 20.0
 
 
@@ -42,6 +41,11 @@ class Exchange:
     async def before_plan(self) -> None:
         await self._ask()
         self.unplanned = self._data_nodes() if self.missing else []
+        if self.missing:
+            whys = "; ".join(f"{name}: {why}" for name, why in self.missing.items())
+            await self.report.warn(
+                f"an apply lets the data nodes in at each other by SSH once it knows their keys; not yet: {whys}"
+            )
 
     async def before_stage(self) -> None:
         """Raises Failed when a key that must be there by now is not."""
@@ -52,13 +56,6 @@ class Exchange:
         for name, why in self.missing.items():
             raise Failed(f"ssh: {name}: {why}")
         await self.report.step("ssh keys", "done", since=since, detail=f"known of {', '.join(self._data_nodes())}")
-
-    def sentence(self) -> str:
-        """What a plan cannot show."""
-        whys = "; ".join(f"{name}: {why}" for name, why in self.missing.items())
-        return (
-            f"an apply lets the data nodes in at each other by SSH once their keys are known, which are not yet: {whys}"
-        )
 
     def _data_nodes(self) -> list[str]:
         return [node.name for node in self.cluster.data_nodes if node.name in self.nodes]

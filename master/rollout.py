@@ -15,7 +15,7 @@ from ..common.errors import Refused, UserError
 from ..common.results import ResourceResult
 from ..states import catalog
 from ..states.resource import AnyResource
-from . import absence, exchange, gates, impact, restarts
+from . import absence, gates, impact, restarts
 from .exchange import Exchange
 from .fleet import Answer, Failed, Fleet
 from .gates import Closed, Gate
@@ -63,7 +63,7 @@ class Rollout:
         self.readiness = Readiness(self.master, self.fleet, self.cluster, self.report)
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
-        ssh = frozenset(self._chosen() if not self.only or exchange.DOCUMENT in self.only else ())
+        ssh = frozenset(self._chosen() if not self.only or "ssh" in self.only else ())
         self.exchange = Exchange(self.master, self.fleet, self.cluster, self.report, ssh)
         self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self._gate)
         self._unplanned: set[str] = set()
@@ -99,7 +99,7 @@ class Rollout:
             for stage in STAGES:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
-                if exchange.DOCUMENT in stage.documents:
+                if "ssh" in stage.documents:
                     await self.exchange.before_stage()
                 await self._stage(stage, results)
                 if "etcd" in stage.documents:
@@ -136,7 +136,7 @@ class Rollout:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
         wanted = [d for d in catalog.DOCUMENTS if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
-        not_on = {"database": {*self._chosen()} - {health.leader}, exchange.DOCUMENT: self.exchange.unplanned}
+        not_on = {"database": {*self._chosen()} - {health.leader}, "ssh": self.exchange.unplanned}
         return {node: [d for d in wanted if node not in not_on.get(d, ())] for node in self._chosen()}
 
     def _chosen(self) -> list[str]:
@@ -173,8 +173,6 @@ class Rollout:
             plan = plan.model_copy(update={**told, "restarts": tuple(due)})
         if lost is not None:
             await self.report.warn(lost.sentence())
-        if self.exchange.missing:
-            await self.report.warn(self.exchange.sentence())
         await self.operation.emit(plan)
         await self.report.step("plan", "done", since=since, detail=counted(plan.change_count, "change"))
         return plan
@@ -210,7 +208,7 @@ class Rollout:
         nodes = concerned(stage, results)
         if "etcd" in stage.documents:
             nodes += sorted(self.members.rejoins - set(nodes))
-        if exchange.DOCUMENT in stage.documents:
+        if "ssh" in stage.documents:
             nodes += self.exchange.unplanned
         if "database" in stage.documents and (nodes or self._unplanned):  # who leads may have changed since the plan
             nodes = [health.leader] if health.leader in results else []

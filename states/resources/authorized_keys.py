@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from ...common.errors import HostError
 from ..resource import Change, Resource
 from ..system import Look
 from .fields import AccountName
@@ -50,7 +51,11 @@ class AuthorizedKeys(Resource[KeysFacts]):
         return f"{self.user}#{self.label}"
 
     def observe(self, look: Look) -> KeysFacts:
-        return authorized_keys_of(look, self.user)
+        """An empty set has nothing in a place where no key can be kept, and leaves it alone."""
+        facts = authorized_keys_of(look, self.user)
+        if facts.unfit and self.keys:
+            raise HostError(facts.unfit)
+        return facts
 
     def plan(self, facts: KeysFacts) -> list[Change]:
         old, missing = facts.lines, [key.line(self.label) for key in self.keys]
@@ -62,7 +67,7 @@ class AuthorizedKeys(Resource[KeysFacts]):
                 missing.remove(line)
                 new.append(line)
         new += missing
-        if not self.keys and new == old:
+        if not self.keys and (new == old or facts.unfit):
             return []
         return lines_changed("keys", self.user, facts, new)
 

@@ -72,17 +72,21 @@ class KeysFacts:
     def lines(self) -> list[str]:
         return (self.file.content or "").splitlines()
 
+    @property
+    def unfit(self) -> str:
+        """Why no key can be kept there; empty when one can."""
+        if self.folder.kind not in ("absent", "directory"):
+            return f"{self.home}/.ssh is a {self.folder.kind}, which pgha does not follow; make it a folder"
+        if self.file.kind != "absent" and self.file.content is None:
+            path = f"{self.home}/.ssh/authorized_keys"
+            return f"{path} is a {self.file.kind} that is not plain text; no key can be kept in it"
+        return ""
+
 
 def authorized_keys_of(look: Look, user: str) -> KeysFacts:
-    """Raises HostError for what no key can be kept in."""
     entry = getent(look, "passwd", user)
     home = entry[5] if entry else f"/home/{user}"
-    folder, path = look.attributes(f"{home}/.ssh"), f"{home}/.ssh/authorized_keys"
-    file = look.file(path)
-    if folder.kind not in ("absent", "directory"):
-        raise HostError(f"{home}/.ssh is a {folder.kind}, which pgha does not follow; make it a folder")
-    if file.kind != "absent" and file.content is None:
-        raise HostError(f"{path} is a {file.kind} that is not plain text; no key can be kept in it")
+    folder, file = look.attributes(f"{home}/.ssh"), look.file(f"{home}/.ssh/authorized_keys")
     return KeysFacts(home, primary_group(look, user), folder, file)
 
 
@@ -125,7 +129,10 @@ class AuthorizedKey(Resource[KeysFacts]):
         return f"{self.user}#{self._blob[-16:]}"
 
     def observe(self, look: Look) -> KeysFacts:
-        return authorized_keys_of(look, self.user)
+        facts = authorized_keys_of(look, self.user)
+        if facts.unfit:
+            raise HostError(facts.unfit)
+        return facts
 
     def plan(self, facts: KeysFacts) -> list[Change]:
         old = facts.lines
@@ -211,7 +218,7 @@ class SshKey(Resource[SshKeyFacts]):
     def observe(self, look: Look) -> SshKeyFacts:
         folder, private = look.attributes(self._folder), look.attributes(self.path)
         public, group = "", self.group or primary_group(look, self.owner)
-        if folder.kind not in ("absent", "directory"):
+        if folder.kind not in ("absent", "directory") and not self.absent:
             raise HostError(f"{self._folder} is a {folder.kind}, which pgha does not follow; make it a folder")
         if private.kind != "absent" and not self.absent:
             said = look.ask((*PUBLIC_HALF, self.path))

@@ -73,7 +73,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     try:
         site.lab("up", "--nodes", "1")
         address = json.loads(site.lab("status", "--json").out)["nodes"][0]["address"]
-        script = "mkdir -pm 700 /root/.ssh && cat > /root/.ssh/authorized_keys"
+        script = "cd ~root && mkdir -pm 700 .ssh && cat > .ssh/authorized_keys"
         put = site.run([*site.lab_exec(NODE), "sh", "-c", script], stdin=key.with_suffix(".pub").read_text())
         assert put.rc == 0, put.err
         found = Node(site, address, key)

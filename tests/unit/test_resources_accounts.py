@@ -214,6 +214,22 @@ def test_an_empty_set_makes_no_file_and_no_folder() -> None:
     assert keys.plan(KeysFacts("/srv/deploy", "deploy", FileFacts(), FileFacts())) == []
 
 
+@pytest.mark.parametrize("where", [".ssh", ".ssh/authorized_keys"])
+def test_a_link_in_a_home_stops_a_set_with_keys_and_is_nothing_to_an_empty_one(where: str) -> None:
+    accounts = FakeAccounts(groups={"root": 0, "deploy": 1})
+    accounts.users["deploy"] = FakeUser(1, "deploy", home="/srv/deploy")
+    link = FileFacts("symlink", None, "deploy", "deploy", 0o777, "/etc")
+    behind = {"/srv/deploy/.ssh/authorized_keys": FileFacts("file", f"{ONE}\n", "deploy", "deploy", 0o600)}
+    system = FakeSystem(accounts=accounts, files=behind | {f"/srv/deploy/{where}": link})
+    keys = AuthorizedKeys(user="deploy", label="ci", keys=(LabelledKey(public_key=KEY),))
+    empty = AuthorizedKeys(user="deploy", label="ci")
+    absent = SshKey(path="/srv/deploy/.ssh/id", owner="deploy", absent=True)
+    for resource, status in ((keys, Status.FAILED), (empty, Status.UNCHANGED), (absent, Status.UNCHANGED)):
+        (result,) = converge([resource], system, MemoryDebts())
+        assert result.status is status, result.reason
+    assert system.performed == []
+
+
 def test_a_label_is_one_word() -> None:
     with pytest.raises(ValueError, match="expected one word"):
         AuthorizedKeys(user="deploy", label="ci one")
