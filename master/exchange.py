@@ -42,7 +42,10 @@ class Exchange:
         await self._ask()
         self.unplanned = self._data_nodes() if self.missing else []
         if self.missing:
-            whys = "; ".join(f"{name}: {why}" for name, why in self.missing.items())
+            named = {
+                why: [name for name, other in self.missing.items() if other == why] for why in self.missing.values()
+            }
+            whys = "; ".join(f"{', '.join(names)}: {why}" for why, names in named.items())
             await self.report.warn(
                 f"an apply lets the data nodes in at each other by SSH once it knows their keys; not yet: {whys}"
             )

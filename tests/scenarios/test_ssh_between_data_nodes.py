@@ -90,7 +90,7 @@ def test_a_plan_says_what_it_cannot_show_and_performs_nothing(built: Simulation)
     lines = built.plan()
     assert end(lines).exit == 0
     (note,) = [line.text for line in lines if isinstance(line, Note)]
-    assert "by SSH once it knows their keys; not yet: pg-node1: user postgres has no key" in note
+    assert "by SSH once it knows their keys; not yet: pg-node1, pg-node2: user postgres has no key" in note
     (plan,) = [line for line in lines if isinstance(line, Plan)]
     planned = {r.resource for node in plan.nodes for r in node.results if r.status is Status.PLANNED}
     assert f"ssh_key:{KEY}" in planned
