@@ -264,6 +264,7 @@ class System(Section):
     time: Time = Time()
     sysctl: dict[str, int | str] = {"vm.swappiness": 10}
     thp: Literal["never", "madvise", "keep"] = "never"
+    ssh_between_data_nodes: bool = False  # of user postgres; nothing of the cluster uses it
 
 
 Policy = Literal["observe", "propose", "enforce"]

@@ -16,6 +16,7 @@ from ..common.results import ResourceResult
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
 from .departing import Departing
+from .exchange import Exchange
 from .fleet import Answer, Failed, Fleet
 from .gatekeeper import Gatekeeper
 from .members import NOTE, Members
@@ -65,6 +66,8 @@ class Rollout:
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
         self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self.keeper)
         self.departing = Departing(self.master, self.fleet, self.cluster, self.report, self.allow_destroy)
+        ssh = frozenset(self._chosen() if not self.only or "ssh" in self.only else ())
+        self.exchange = Exchange(self.master, self.fleet, self.cluster, self.report, ssh)
         self._unplanned: set[str] = set()
         self._led = False  # somebody led when this was planned
         known = {node.name for node in self.cluster.nodes}
@@ -97,6 +100,8 @@ class Rollout:
             for stage in self.own.stages:
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
+                if "ssh" in stage.documents:
+                    await self.exchange.before_stage()
                 await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
@@ -136,7 +141,8 @@ class Rollout:
         """The documents to look at on each node. `database` is the leader's; without one it is applied unplanned."""
         wanted = [d for d in self.own.names if not self.only or d in self.only]
         self._unplanned = set() if health.leader else {"database"} & set(wanted)
-        return {node: [d for d in wanted if d != "database" or node == health.leader] for node in self._chosen()}
+        not_on = {"database": {*self._chosen()} - {health.leader}, "ssh": self.exchange.unplanned}
+        return {node: [d for d in wanted if node not in not_on.get(d, ())] for node in self._chosen()}
 
     def _chosen(self) -> list[str]:
         return [node.name for node in self.cluster.nodes if not self.nodes or node.name in self.nodes]
@@ -148,6 +154,7 @@ class Rollout:
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self.keeper.away, lost))
         self._led = health.leader != ""
+        await self.exchange.before_plan()
         joining = lost.node if lost is not None else ""
         compiled = await self.own.compiled(lambda: self._compile(self._chosen(), joining), self.report)
         answers = await self.fleet.converge("plan", compiled, self._documents(health), "plan")
@@ -198,6 +205,8 @@ class Rollout:
         nodes = concerned(stage, results)
         if "etcd" in stage.documents:
             nodes += sorted(self.members.rejoins - set(nodes))
+        if "ssh" in stage.documents:
+            nodes += self.exchange.unplanned
         if "database" in stage.documents and (nodes or self._unplanned):  # who leads may have changed since the plan
             nodes = [health.leader] if health.leader in results else []
         if not nodes:

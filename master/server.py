@@ -24,6 +24,7 @@ from . import health, inventory, limits, resumption, retention, userfolder, user
 from .authority import Authority
 from .blobs import Blobs
 from .drifting import Drifts
+from .exchange import halves
 from .hub import Hub
 from .operations import Operations
 from .rotation import KeyFiles
@@ -164,6 +165,7 @@ class Master:
             ca_pem=authority.ca_pem,
             client_ca_pem=authority.client_ca_pem,
             etcd_joins=f"etcd_joins:{node.name}" in notes,
+            ssh=halves(cluster, notes),
             apt_key=_apt_key(cluster),
         )
         return userstates.compile(own, context)

@@ -14,11 +14,13 @@ from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
 from ..common.results import Outcome
 from ..common.telemetry import Backend, EtcdMember, EtcdSample, HaproxySample, PatroniSample, PendingSetting, Sample
+from ..states import halves
 from ..states.action import Unit
 from ..states.certificates import certificates
 from ..states.converge import MemoryDebts
 from ..states.documents import database, etcd, haproxy, patroni, pki
 from ..states.resources.patroni import NEEDS_RESTART
+from ..states.simulated import public_key
 from ..states.system import CertificateFacts, FileFacts, UnitFacts
 from ..states.testing import FakeSystem
 from .health import PRIMARY, REPLICA
@@ -89,7 +91,7 @@ class World:
         node = self.everyone.node(name)
         self.nodes[name] = replace(
             self.nodes[name],
-            system=bare_system(self.everyone, node),
+            system=bare_system(self.everyone, node, f"{self.nodes[name].system.seed} anew"),
             debts=MemoryDebts(),
             member_id="",
             has_database=False,
@@ -127,6 +129,8 @@ class World:
             kept = f"{etcd.DATA}.lost-1" if node.damaged else ""
             node.member_id = node.damaged = ""
             return Outcome(ok=True, exit_code=0, data={"kept": kept})
+        if function == "ssh.public":
+            return Outcome(ok=True, exit_code=0, data=halves.look(node.system).model_dump(mode="json"))
         if function == "preflight":
             return Outcome(ok=True, data={"listening": node.listening, "mirror": node.mirror})
         if function == "write_probe":
@@ -337,9 +341,14 @@ def bare_facts(node: Node, **changed: Any) -> HostFacts:
     return HostFacts(**{**values, **changed})
 
 
-def bare_system(cluster: Cluster, node: Node) -> FakeSystem:
-    """The host under such facts; the authority signs what the definition gives to that node."""
-    system = FakeSystem()
+def bare_system(cluster: Cluster, node: Node, seed: str = "") -> FakeSystem:
+    """The host under such facts; the authority signs what the definition gives to that node.
+
+    `seed`: of the SSH keys that are made on it.
+    """
+    system = FakeSystem(seed=seed or node.name)
+    host_key = FileFacts("file", f"{public_key(system.seed + 'host')} root@{node.name}\n", "root", "root", 0o644)
+    system.files["/etc/ssh/ssh_host_ed25519_key.pub"] = host_key
     system.files["/proc/sys/vm/swappiness"] = FileFacts("file", "60\n", "root", "root", 0o644)
     system.issue = {
         spec.name: CertificateFacts(

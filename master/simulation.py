@@ -32,6 +32,7 @@ from ..states.resource import AnyResource
 from . import health, userstates
 from .drift import Drift
 from .drifting import Drifts
+from .exchange import halves
 from .flights import Document, Flight, News, is_last
 from .following import SILENT, Following
 from .operations import Operation, Operations
@@ -316,5 +317,6 @@ class Simulation:
                 ca_pem=PEM,
                 client_ca_pem=PEM,
                 etcd_joins=f"etcd_joins:{node.name}" in notes,
+                ssh=halves(cluster, notes),
             ),
         )

@@ -59,6 +59,7 @@ STAGES = (
         gates.every(gates.leader_running, _streaming, gates.takeover_ready),
         3600.0,
     ),
+    Stage("ssh", ("ssh",), "", nothing_to_ask, 0.0),
     Stage("database", ("database",), "", nothing_to_ask, 0.0),
     Stage(
         "haproxy",

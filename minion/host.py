@@ -8,6 +8,7 @@ Rules:
    until something is performed.
 3. Every failure is an ActionFailed with the program's last words and what to do.
 Files are `disk`, packages `apt`, certificates `leaf`, Patroni `restapi`, systemd `units`; they know nothing of actions.
+A change that can cut the node off is put into effect by `guard`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ from ..states.action import (
 )
 from ..states.resources.packages import SIMULATE
 from ..states.system import CertificateFacts, FileFacts, Output, UnitFacts
-from . import apt, disk, leaf, restapi, units
-from .revert import Revert
+from . import apt, disk, guard, leaf, restapi, units
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -242,7 +242,7 @@ class Host:
             case RunSql(database, statements):
                 self._statements(database, statements)
             case Guarded() as guarded:
-                self._guarded(guarded)
+                guard.perform(guarded, self.perform, execute, self._confirm)
 
     def _write(self, write: WriteFile) -> None:
         def check(temporary: str) -> None:
@@ -296,25 +296,6 @@ class Host:
             # psql repeats the statement under an error; only the error itself is for other eyes
             errors = [line for line in said.stderr.splitlines() if "ERROR:" in line or "FATAL:" in line]
             raise ActionFailed(f"a statement failed in database {database}", "\n".join(errors))
-
-    def _guarded(self, guarded: Guarded) -> None:
-        for action in guarded.prepare:
-            self.perform(action)
-        revert = Revert.arm(execute, guarded.revert, guarded.confirm_s)
-        try:
-            for action in guarded.actions:
-                self.perform(action)
-            confirmed = self._confirm(guarded.confirm_s)
-        except BaseException:
-            revert.now()
-            raise
-        if not confirmed:
-            revert.now()
-            raise ActionFailed(
-                f"the master did not answer on a new connection within {guarded.confirm_s:g} s, so the change was put "
-                "back; check the rules for the way to the master, then apply again"
-            )
-        revert.disarm()
 
 
 def last_words(said: Output, lines: int = 15) -> str:

@@ -157,18 +157,32 @@ class RunSql:
 
 
 @dataclass(frozen=True, slots=True)
+class Greeting:
+    """A service of this host that speaks first: what it says on a connection begins so."""
+
+    host: str
+    port: int
+    begins: str
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Guarded:
     """Confirm or revert: arm a timer that runs `revert`, perform `actions`, ask the master over a new connection.
 
     Confirmed: the timer is disarmed. Not confirmed within `confirm_s`: reverted and reported as failed.
     `revert` is a list of programs run one after the other, whatever became of the one before. `prepare` is done
     before the timer is armed; it makes what `revert` needs and must itself change nothing that can cut the node off.
+    Of `greets`, what answered before must answer afterwards, and if none of them did, one of them; or it is reverted.
     """
 
     actions: tuple[Action, ...]
     revert: tuple[tuple[str, ...], ...]
     confirm_s: float = 30.0
     prepare: tuple[Action, ...] = ()
+    greets: tuple[Greeting, ...] = ()
 
 
 Action = (
@@ -190,6 +204,7 @@ Action = (
 
 __all__ = [
     "Action",
+    "Greeting",
     "Guarded",
     "InstallPackages",
     "IssueCertificate",

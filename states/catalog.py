@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from ..common.errors import UserError
 from .document import Builder, Context
-from .documents import database, etcd, firewall, haproxy, hardening, patroni, pki
+from .documents import database, etcd, firewall, haproxy, hardening, patroni, pki, ssh
 from .graph import order
 from .resource import AnyResource
 from .software import packages, postgresql_major
@@ -20,6 +20,7 @@ DOCUMENTS: dict[str, Builder] = {
     "firewall": firewall.build,
     "etcd": etcd.build,
     "patroni": patroni.build,
+    "ssh": ssh.build,
     "haproxy": haproxy.build,
     "database": database.build,  # works only where a leader is
 }

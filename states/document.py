@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
 from ..common.secret import Secret
+from .halves import PublicHalf
 from .resource import AnyResource
 
 
@@ -22,6 +23,7 @@ class Context:
     `secrets`: by name within the cluster, such as `postgresql/superuser`; see `catalog.SECRETS`.
     `ca_pem`: the certificate of the cluster's authority; `client_ca_pem`: of the one that signs for applications.
     `etcd_joins`: this node's etcd member was replaced, so it joins an existing cluster (initial-cluster-state).
+    `ssh`: what data nodes have told of their SSH keys, by name; only of nodes whose halves are both known.
     `apt_key`: the armored signing key of `postgresql.source` when that is not the distribution; empty otherwise.
     """
 
@@ -32,6 +34,7 @@ class Context:
     ca_pem: str = ""
     client_ca_pem: str = ""
     etcd_joins: bool = False
+    ssh: Mapping[str, PublicHalf] = field(default_factory=dict)
     apt_key: str = ""
 
 

@@ -16,6 +16,7 @@ from ..common.errors import UserError
 from .resource import AnyResource
 from .resources.accounts import Group, User
 from .resources.apt_repository import AptRepository
+from .resources.authorized_keys import AuthorizedKeys
 from .resources.block import Block
 from .resources.certificate import Certificate
 from .resources.command import Command
@@ -34,6 +35,7 @@ from .resources.patroni_file import PatroniFile
 from .resources.postgres import PostgresRole, Sql
 from .resources.service import Service
 from .resources.ssh import AuthorizedKey, SshKey
+from .resources.sshd import Sshd
 from .resources.thp import Thp
 from .resources.time_sync import TimeSync
 from .resources.units import DropIn, Timer, UnitFile
@@ -42,6 +44,7 @@ AnyKind = (
     Absent
     | AptRepository
     | AuthorizedKey
+    | AuthorizedKeys
     | Block
     | Certificate
     | Command
@@ -63,6 +66,7 @@ AnyKind = (
     | PostgresRole
     | Service
     | Sql
+    | Sshd
     | SshKey
     | Symlink
     | Sysctl

@@ -6,6 +6,8 @@ would refuse.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -18,7 +20,14 @@ from .resources.mount import fields_of
 from .system import FileFacts, Output
 
 Files = dict[str, FileFacts]
+_ED25519 = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 _FIRST_NUMBER = 1000
+
+
+def public_key(seed: str) -> str:
+    """The public half of an ed25519 key, always the same one of a seed: `TYPE BASE64`."""
+    blob = base64.b64encode(_ED25519 + hashlib.sha256(seed.encode()).digest())
+    return f"ssh-ed25519 {blob.decode()}"
 
 
 @dataclass(frozen=True, slots=True)

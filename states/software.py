@@ -61,4 +61,6 @@ def packages(cluster: Cluster, node: Node, facts: HostFacts) -> tuple[str, ...]:
     names = {*BASE, TIME[cluster.system.time.service], *stack(cluster, node, facts)}
     if cluster.firewall.backend == "ufw":
         names.add("ufw")
+    if cluster.system.ssh_between_data_nodes and node.is_data:
+        names.add("openssh-client")
     return tuple(sorted(names))

@@ -32,13 +32,13 @@ from .action import (
     WriteFile,
     rendered,
 )
-from .resources import apt_repository, firewall, mount, packages, postgres, ssh, time_sync
-from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw
+from .resources import apt_repository, firewall, mount, packages, postgres, ssh, sshd, time_sync
+from .simulated import FakeAccounts, FakeDatabases, FakeMounts, FakePackages, FakeUfw, FakeUser, public_key
+from .simulated_sshd import FakeSshd
 from .system import CertificateFacts, FileFacts, Output, UnitFacts
 
 YEAR_S = 365 * 86400.0
 _ECHO = re.compile(r'^ExecStart=/bin/sh -c "echo (\S+) > (/sys/\S+)"$', re.MULTILINE)
-_PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeByFakeSystem"
 Program = Callable[["FakeSystem"], Output]
 _ROLE = re.compile(r"""(?:create|alter) role "(.+)" with (.*) password '([^']*)';""")
 
@@ -75,6 +75,7 @@ class FakeSystem:
     apt: FakePackages = field(default_factory=FakePackages)
     mounts: FakeMounts = field(default_factory=FakeMounts)
     databases: FakeDatabases = field(default_factory=FakeDatabases)
+    sshd: FakeSshd | None = None
     pages: dict[str, tuple[int, str]] = field(default_factory=dict)
     sockets: dict[tuple[str, str], str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # type of action -> why it fails
@@ -82,6 +83,7 @@ class FakeSystem:
     synchronised: bool = True
     confirms: bool = True
     clock: float = 1_800_000_000.0
+    seed: str = ""  # of the keys that are made here
     performed: list[Action] = field(default_factory=list)
 
     def file(self, path: str) -> FileFacts:
@@ -118,10 +120,13 @@ class FakeSystem:
             return self.programs[argv](self)
         if said := self.accounts.ask(argv) or self.apt.ask(argv, self.installed):
             return said
+        if argv[0] == sshd.SSHD:
+            return (self.sshd and self.sshd.ask(argv, stdin, self.files)) or Output(127, "", "sshd is not installed")
         if argv[:2] == ("systemd-analyze", "calendar"):
             return Output(0, "Next elapse: soon\n")
         if argv[:-1] == ssh.PUBLIC_HALF:
-            return Output(0, f"{_PUBLIC}\n") if argv[-1] in self.files else Output(1, "", "no such file")
+            there = argv[-1] in self.files
+            return Output(0, f"{public_key(self.seed + argv[-1])}\n") if there else Output(1, "", "no such file")
         if argv == firewall.SHOW:
             return self.ufw.show_added() if self.ufw else Output(127, "", "ufw: not found")
         if argv[1:3] == ("-C", "port"):
@@ -188,7 +193,9 @@ class FakeSystem:
                 self._unit(action)
             case Run(argv=("ssh-keygen", "-q", *_, path), user=user):
                 self.files[path] = FileFacts("file", None, user, user, 0o600, mtime=self.clock)
-                self.files[path + ".pub"] = FileFacts("file", f"{_PUBLIC} made\n", user, user, 0o644)
+                self.files[path + ".pub"] = FileFacts(
+                    "file", f"{public_key(self.seed + path)} made\n", user, user, 0o644
+                )
             case Run():
                 self._run(action.argv)
             case IssueCertificate():
@@ -224,6 +231,9 @@ class FakeSystem:
             self.installed[name] = version or "1.0"
         if "ufw" in names and self.ufw is None:
             self.ufw = FakeUfw()
+        if "postgresql-common" in names:
+            self.accounts.groups.setdefault("postgres", 110)
+            self.accounts.users.setdefault("postgres", FakeUser(110, "postgres", home="/var/lib/postgresql"))
 
     def _upgrade(self, action: UpgradePackages) -> None:
         done = {package.name for package in packages.upgradable("\n".join(self.upgrades), action.scope, action.hold)}
@@ -276,8 +286,19 @@ class FakeSystem:
                 if self.ufw is None:
                     raise ActionFailed("ufw is not installed")
                 self.ufw.run(tuple(word for word in words if word != "--force"))
-            case ("cp", *_):
+            case ("cp", "-p", source, target):
+                if source in self.files:
+                    self.files[target] = self.files[source]
+            case (sshd.SSHD, "-t"):
+                if (said := self.ask(sshd.EFFECTIVE)).rc:
+                    raise ActionFailed(f"{shlex.join(argv)} failed with exit code {said.rc}", said.stderr)
+            case ("systemctl", "reset-failed", _):
                 pass
+            case _ if argv == sshd.restart("restart"):
+                self._unit(Unit("restart", sshd.UNIT))
+            case ("rm", "-f", *paths):
+                for path in paths:
+                    self.files.pop(path, None)
             case _:
                 raise AssertionError(f"FakeSystem does not know what {shlex.join(argv)} does")
 
@@ -315,10 +336,12 @@ class FakeSystem:
     def _guarded(self, action: Guarded) -> None:
         for step in (*action.prepare, *action.actions):
             self.perform(step)
-        if not self.confirms:
+        deaf = bool(action.greets) and self.sshd is not None and not self.sshd.greets(self.files)
+        if deaf or not self.confirms:
             for argv in action.revert:
                 self._run(argv)
-            raise ActionFailed("the master could not be reached after the change; it was put back")
+            who = "nobody answers" if deaf else "the master could not be reached"
+            raise ActionFailed(f"{who} after the change; it was put back")
 
 
 def _full(unit: str) -> str:

@@ -62,6 +62,7 @@ FUNCTIONS: dict[str, Function] = {
     "patroni.restart": leadership.restart,
     "patroni.switchover": leadership.switchover,
     "preflight": host.preflight,
+    "ssh.public": host.ssh_public,
     "etcd.reset": cluster.etcd_reset,
     "etcd.replace": cluster.etcd_replace,
     "etcd.remove": cluster.etcd_remove,

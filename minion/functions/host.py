@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from ...common.results import Outcome
+from ...states import halves
 from ..preflight import listening, mirror
 from ..survey import survey
 from .request import Call, Doors, arguments, number
@@ -40,6 +41,12 @@ def preflight(call: Call, doors: Doors) -> Outcome:
     """What a node can tell before anything is changed on it: who listens where, and whether packages can be had."""
     arguments(call, 0, 0)
     return Outcome(ok=True, exit_code=0, data={"listening": listening(), "mirror": mirror(doors.system)})
+
+
+def ssh_public(call: Call, doors: Doors) -> Outcome:
+    """What other nodes must know of this one to speak SSH with it, in both directions. No private key is shown."""
+    arguments(call, 0, 0)
+    return Outcome(ok=True, exit_code=0, data=halves.look(doors.system).model_dump(mode="json"))
 
 
 def disk(call: Call, doors: Doors) -> Outcome:

@@ -61,7 +61,9 @@ def _etcd(cluster: Cluster, node: Node) -> list[FirewallRule]:
 def _data(cluster: Cluster, node: Node) -> list[FirewallRule]:
     port = cluster.patroni.restapi.port
     callers = [peer for peer in cluster.nodes if peer.is_data or peer.is_proxy]
+    between = cluster.data_nodes if cluster.system.ssh_between_data_nodes else ()
     return [
+        *_from_nodes(SSH, between, node, "SSH"),
         *_from_nodes(port, callers, node, "Patroni API"),
         *_from_networks(port, cluster.access.monitoring, "Patroni metrics"),
         *_from_nodes(cluster.postgresql.port, callers, node, "PostgreSQL"),

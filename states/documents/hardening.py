@@ -5,7 +5,8 @@ Where it differs, and why:
 - All packages of all documents are one apt transaction: apt's own start is most of the time of a small install.
 - Updates leave the database, etcd and the proxy alone, the system's own unattended ones included; those move by
   procedures that know who leads.
-- No `patroni` user and no SSH between nodes: Debian's units run as postgres, and pg_rewind uses a libpq connection.
+- No `patroni` user: Debian's units run as postgres. No SSH between nodes unless asked for: pg_rewind uses a libpq
+  connection.
 - The huge-page unit stands before PostgreSQL, not before D-Bus, and stays away from containers.
 """
 
@@ -24,6 +25,7 @@ from ..resources.service import Service
 from ..resources.thp import THP_UNIT, unit_text
 from ..resources.time_sync import TimeSync
 from ..software import packages, stack
+from . import ssh
 
 PACKAGES = "packages:base"
 KEYRING = "/etc/apt/keyrings/pgha-postgresql.asc"
@@ -48,6 +50,7 @@ def build(context: Context) -> list[AnyResource]:
         *_kernel(context.cluster),
         *_huge_pages(context.cluster),
         _names(context.cluster),
+        *_ssh_key(context),
     ]
 
 
@@ -125,6 +128,13 @@ def _huge_pages(cluster: Cluster) -> list[AnyResource]:
     text = managed(cluster.name) + unit_text(word)
     unit = File(path=f"/etc/systemd/system/{THP_UNIT}", content=text)
     return [unit, Service(unit=THP_UNIT, watches=(unit.id,))]
+
+
+def _ssh_key(context: Context) -> list[AnyResource]:
+    """Before the document `ssh`, which needs every node's public half."""
+    if not ssh.wanted(context.cluster, context.node):
+        return []
+    return [ssh.key_pair(context).model_copy(update={"requires": (PACKAGES,)})]
 
 
 def _names(cluster: Cluster) -> AnyResource:

@@ -16,9 +16,9 @@ import binascii
 import posixpath
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator
 
 from ...common.errors import HostError
 from ..action import MakeDirectory, Run, SetAttributes, WriteFile
@@ -37,6 +37,28 @@ WRITABLE_BY_OTHERS = 0o022
 PUBLIC_HALF = ("sh", "-c", 'cat -- "$1" | ssh-keygen -y -P "" -f /dev/stdin', "sh")
 
 
+def _public(value: str) -> str:
+    if "PRIVATE KEY" in value:
+        raise ValueError("this is a private key; expected the line of its .pub file")
+    found = _KEY.fullmatch(one_line(value.strip()))
+    if found is None:
+        raise ValueError("expected 'TYPE BASE64 COMMENT', as in a .pub file; options have a field of their own")
+    if not _says_its_type(found[1], found[2]):
+        raise ValueError(f"the key is damaged: its bytes are not those of a {found[1]} key")
+    return value.strip()
+
+
+def _quoted(value: str) -> str:
+    if not _OPTIONS.fullmatch(value):
+        raise ValueError("expected options as sshd reads them: separated by commas, spaces only within double quotes")
+    return value
+
+
+PublicKey = Annotated[str, AfterValidator(_public)]
+"""`TYPE BASE64 COMMENT`, one line, whose bytes are of that type."""
+KeyOptions = Annotated[str, AfterValidator(_quoted)]
+
+
 @dataclass(frozen=True, slots=True)
 class KeysFacts:
     """`home` of a user who is not there (yet) is a guess: it is planned with, and performing says what is missing."""
@@ -46,36 +68,58 @@ class KeysFacts:
     folder: FileFacts
     file: FileFacts
 
+    @property
+    def lines(self) -> list[str]:
+        return (self.file.content or "").splitlines()
+
+    @property
+    def unfit(self) -> str:
+        """Why no key can be kept there; empty when one can."""
+        if self.folder.kind not in ("absent", "directory"):
+            return f"{self.home}/.ssh is a {self.folder.kind}, which pgha does not follow; make it a folder"
+        if self.file.kind != "absent" and self.file.content is None:
+            path = f"{self.home}/.ssh/authorized_keys"
+            return f"{path} is a {self.file.kind} that is not plain text; no key can be kept in it"
+        return ""
+
+
+def authorized_keys_of(look: Look, user: str) -> KeysFacts:
+    entry = getent(look, "passwd", user)
+    home = entry[5] if entry else f"/home/{user}"
+    folder, file = look.attributes(f"{home}/.ssh"), look.file(f"{home}/.ssh/authorized_keys")
+    return KeysFacts(home, primary_group(look, user), folder, file)
+
+
+def lines_changed(what: str, user: str, facts: KeysFacts, new: list[str]) -> list[Change]:
+    """What makes these the lines of the file, and of file and folder what sshd reads."""
+    path, old = f"{facts.home}/.ssh/authorized_keys", facts.lines
+    changes: list[Change] = []
+    if facts.folder.kind == "absent":
+        make = MakeDirectory(f"{facts.home}/.ssh", user, facts.group, 0o700)
+        changes.append(Change("folder .ssh", make, "absent", "directory"))
+    elif _unsafe(user, facts.folder):
+        changes += attribute_changes(f"{facts.home}/.ssh", facts.folder, user, facts.group, 0o700)
+    if new != old:
+        write = WriteFile(path, "".join(f"{line}\n" for line in new), user, facts.group, 0o600)
+        changes.append(Change(what, write, diff=unified(old, new, new)))
+    elif _unsafe(user, facts.file):
+        changes += attribute_changes(path, facts.file, user, facts.group, 0o600)
+    return changes
+
+
+def _unsafe(user: str, facts: FileFacts) -> bool:
+    """sshd would ignore it: StrictModes."""
+    return facts.owner not in (user, "root") or bool(facts.mode & WRITABLE_BY_OTHERS)
+
 
 class AuthorizedKey(Resource[KeysFacts]):
     """`public_key` is `TYPE BASE64 COMMENT`. `options` None: those of the line stay; a text: exactly these."""
 
     kind: Literal["authorized_key"] = "authorized_key"
     user: AccountName
-    public_key: str
-    options: str | None = None
+    public_key: PublicKey
+    options: KeyOptions | None = None
     absent: bool = False
-
-    @field_validator("public_key")
-    @classmethod
-    def _public(cls, value: str) -> str:
-        if "PRIVATE KEY" in value:
-            raise ValueError("this is a private key; expected the line of its .pub file")
-        found = _KEY.fullmatch(one_line(value.strip()))
-        if found is None:
-            raise ValueError("expected 'TYPE BASE64 COMMENT', as in a .pub file; options have a field of their own")
-        if not _says_its_type(found[1], found[2]):
-            raise ValueError(f"the key is damaged: its bytes are not those of a {found[1]} key")
-        return value.strip()
-
-    @field_validator("options")
-    @classmethod
-    def _quoted(cls, value: str | None) -> str | None:
-        if value is not None and not _OPTIONS.fullmatch(value):
-            raise ValueError(
-                "expected options as sshd reads them: separated by commas, spaces only within double quotes"
-            )
-        return value
 
     @property
     def _blob(self) -> str:
@@ -85,39 +129,17 @@ class AuthorizedKey(Resource[KeysFacts]):
         return f"{self.user}#{self._blob[-16:]}"
 
     def observe(self, look: Look) -> KeysFacts:
-        entry = getent(look, "passwd", self.user)
-        home = entry[5] if entry else f"/home/{self.user}"
-        folder, path = look.attributes(f"{home}/.ssh"), f"{home}/.ssh/authorized_keys"
-        file = look.file(path)
-        if folder.kind not in ("absent", "directory"):
-            raise HostError(f"{home}/.ssh is a {folder.kind}, which pgha does not follow; make it a folder")
-        if file.kind != "absent" and file.content is None:
-            raise HostError(f"{path} is a {file.kind} that is not plain text; no key can be kept in it")
-        return KeysFacts(home, primary_group(look, self.user), folder, file)
+        facts = authorized_keys_of(look, self.user)
+        if facts.unfit:
+            raise HostError(facts.unfit)
+        return facts
 
     def plan(self, facts: KeysFacts) -> list[Change]:
-        path = f"{facts.home}/.ssh/authorized_keys"
-        old = (facts.file.content or "").splitlines()
+        old = facts.lines
         new = self._lines(old)
-        changes: list[Change] = []
         if self.absent and new == old:
             return []
-        if facts.folder.kind == "absent":
-            make = MakeDirectory(f"{facts.home}/.ssh", self.user, facts.group, 0o700)
-            changes.append(Change("folder .ssh", make, "absent", "directory"))
-        elif self._unsafe(facts.folder):
-            changes += attribute_changes(f"{facts.home}/.ssh", facts.folder, self.user, facts.group, 0o700)
-        text = "".join(f"{line}\n" for line in new)
-        if new != old:
-            diff = unified(old, new, new)
-            changes.append(Change("key", WriteFile(path, text, self.user, facts.group, 0o600), diff=diff))
-        elif self._unsafe(facts.file):
-            changes += attribute_changes(path, facts.file, self.user, facts.group, 0o600)
-        return changes
-
-    def _unsafe(self, facts: FileFacts) -> bool:
-        """sshd would ignore it: StrictModes."""
-        return facts.owner not in (self.user, "root") or bool(facts.mode & WRITABLE_BY_OTHERS)
+        return lines_changed("key", self.user, facts, new)
 
     def _lines(self, old: list[str]) -> list[str]:
         mine = [number for number, line in enumerate(old) if _blob(line) == self._blob]
@@ -136,6 +158,12 @@ class AuthorizedKey(Resource[KeysFacts]):
 def _blob(line: str) -> str:
     found = _LINE.fullmatch(line.strip())
     return found[3] if found else ""
+
+
+def comment_of(line: str) -> str:
+    """What stands behind the key, empty for a line that has none."""
+    found = _LINE.fullmatch(line.strip())
+    return found[4] or "" if found else ""
 
 
 def _with_options(line: str, options: str) -> str:
@@ -168,13 +196,17 @@ class SshKeyFacts:
 
 
 class SshKey(Resource[SshKeyFacts]):
-    """An ed25519 key pair without passphrase at PATH and PATH.pub; the result's note is its public half."""
+    """An ed25519 key pair without passphrase at PATH and PATH.pub; the result's note is its public half.
+
+    `absent`: neither of the two files is there, and no copy is kept of what they were.
+    """
 
     kind: Literal["ssh_key"] = "ssh_key"
     path: AbsolutePath
     owner: AccountName = "root"
     group: AccountName | Literal[""] = ""
     comment: OneLine = ""
+    absent: bool = False
 
     def key(self) -> str:
         return self.path
@@ -186,9 +218,9 @@ class SshKey(Resource[SshKeyFacts]):
     def observe(self, look: Look) -> SshKeyFacts:
         folder, private = look.attributes(self._folder), look.attributes(self.path)
         public, group = "", self.group or primary_group(look, self.owner)
-        if folder.kind not in ("absent", "directory"):
+        if folder.kind not in ("absent", "directory") and not self.absent:
             raise HostError(f"{self._folder} is a {folder.kind}, which pgha does not follow; make it a folder")
-        if private.kind != "absent":
+        if private.kind != "absent" and not self.absent:
             said = look.ask((*PUBLIC_HALF, self.path))
             if said.rc != 0:
                 raise HostError(
@@ -199,6 +231,11 @@ class SshKey(Resource[SshKeyFacts]):
         return SshKeyFacts(folder, private, look.file(self.path + ".pub"), public, group)
 
     def plan(self, facts: SshKeyFacts) -> list[Change]:
+        if self.absent:
+            if facts.private.kind == facts.public_file.kind == "absent":
+                return []
+            remove = Run(("rm", "-f", "--", self.path, f"{self.path}.pub"), user=self.owner)
+            return [Change("key pair", remove, "there", "absent")]
         changes: list[Change] = []
         if facts.folder.kind == "absent":
             make = MakeDirectory(self._folder, self.owner, facts.group, 0o700)

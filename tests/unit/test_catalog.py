@@ -40,7 +40,7 @@ def test_every_node_compiles_on_every_supported_system(context_of: Build, node: 
 
 def test_documents_stand_in_the_order_in_which_a_cluster_is_built(context_of: Build) -> None:
     order = list(dict.fromkeys(resource.document for resource in compile(context_of())))
-    assert order == ["hardening", "pki", "firewall", "etcd", "patroni", "haproxy", "database"] == list(DOCUMENTS)
+    assert order == ["hardening", "pki", "firewall", "etcd", "patroni", "ssh", "haproxy", "database"] == list(DOCUMENTS)
 
 
 def test_the_witness_gets_nothing_of_postgresql_but_a_client(context_of: Build) -> None:

@@ -15,6 +15,7 @@ from pgha.states.kinds import KINDS, decode, encode, read_order
 from pgha.states.resource import AnyResource
 from pgha.states.resources.accounts import Group, User
 from pgha.states.resources.apt_repository import AptRepository
+from pgha.states.resources.authorized_keys import AuthorizedKeys, LabelledKey
 from pgha.states.resources.block import Block
 from pgha.states.resources.certificate import Certificate
 from pgha.states.resources.command import Command
@@ -33,10 +34,12 @@ from pgha.states.resources.patroni_file import PatroniFile
 from pgha.states.resources.postgres import PostgresRole, Sql, verifier
 from pgha.states.resources.service import Service
 from pgha.states.resources.ssh import AuthorizedKey, SshKey
+from pgha.states.resources.sshd import Sshd
 from pgha.states.resources.thp import SYSFS, THP_UNIT, Thp
 from pgha.states.resources.time_sync import TimeSync
 from pgha.states.resources.units import DropIn, Timer, UnitFile
 from pgha.states.simulated import FakeAccounts, FakeDatabase, FakeDatabases, FakePackages, FakeUfw, FakeUser
+from pgha.states.simulated_sshd import FakeSshd
 from pgha.states.system import CertificateFacts, FileFacts, Output, UnitFacts
 from pgha.states.testing import YEAR_S, FakeSystem
 
@@ -139,6 +142,22 @@ def huge_pages(word: str, unit: UnitFacts | None = None) -> Host:
         choice = FileFacts("file", "always madvise never\n".replace(word, f"[{word}]"))
         files = {f"{SYSFS}/{name}": choice for name in ("enabled", "defrag")}
         return FakeSystem(files=files, units={THP_UNIT: unit} if unit else {})
+
+    return make
+
+
+def ssh_server(files: dict[str, str] | None = None, active: str = "active", mode: int = 0o644) -> Host:
+    """`files`: names of drop-ins and what stands in them."""
+
+    def make() -> FakeSystem:
+        return FakeSystem(
+            sshd=FakeSshd(),
+            units={"ssh.service": UnitFacts("loaded", active, "enabled", 1.0 if active == "active" else 0.0)},
+            files={
+                f"/etc/ssh/sshd_config.d/{name}.conf": FileFacts("file", text, "root", "root", mode)
+                for name, text in (files or {}).items()
+            },
+        )
 
     return make
 
@@ -354,6 +373,20 @@ EXAMPLES = [
         {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"restrict {SSH} x\n")})},
     ),
     Example(
+        AuthorizedKeys(user="deploy", label="ci", keys=(LabelledKey(public_key=f"{SSH} one", options="restrict"),)),
+        {
+            "bare home": people(),
+            "others": people(
+                files={".ssh/authorized_keys": FileFacts("file", f"{SSH}\nssh-rsa AAAA ci gone\n", "deploy")}
+            ),
+            "looser": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH} ci one\n", "deploy")}),
+        },
+    ),
+    Example(
+        AuthorizedKeys(user="deploy", label="ci"),
+        {"bare": people(), "there": people(files={".ssh/authorized_keys": FileFacts("file", f"{SSH} ci x\n")})},
+    ),
+    Example(
         SshKey(path="/srv/deploy/.ssh/id_ed25519", owner="deploy"),
         {
             "bare": people(),
@@ -363,6 +396,35 @@ EXAMPLES = [
                     ".ssh": FileFacts("directory"),
                 }
             ),
+        },
+    ),
+    Example(
+        SshKey(path="/srv/deploy/.ssh/id_ed25519", owner="deploy", absent=True),
+        {
+            "bare": people(),
+            "there": people(
+                files={".ssh/id_ed25519": FileFacts("file"), ".ssh/id_ed25519.pub": FileFacts("file", "x")}
+            ),
+            "half": people(files={".ssh/id_ed25519.pub": FileFacts("file", "x")}),
+        },
+    ),
+    Example(
+        Sshd(name="00-pgha", settings={"PasswordAuthentication": "no", "MaxAuthTries": 3, "AllowUsers": "root ada"}),
+        {
+            "not installed": FakeSystem,
+            "stopped": ssh_server(active="inactive"),
+            "running": ssh_server(),
+            "another": ssh_server({"00-pgha": "# managed by pgha\nMaxAuthTries 4\n"}),
+            "open to all": ssh_server({"00-pgha": "x\n"}, mode=0o666),
+        },
+    ),
+    Example(
+        Sshd(name="00-pgha", absent=True),
+        {
+            "not installed": FakeSystem,
+            "none": ssh_server(),
+            "there": ssh_server({"00-pgha": "MaxAuthTries 4\n"}),
+            "there, stopped": ssh_server({"00-pgha": "MaxAuthTries 4\n"}, active="inactive"),
         },
     ),
     Example(

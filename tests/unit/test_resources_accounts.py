@@ -11,6 +11,7 @@ from pgha.states.action import MakeDirectory, Run, SetAttributes, WriteFile
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.resource import Change
 from pgha.states.resources.accounts import Group, GroupFacts, User, UserFacts
+from pgha.states.resources.authorized_keys import AuthorizedKeys, LabelledKey
 from pgha.states.resources.ssh import PUBLIC_HALF, AuthorizedKey, KeysFacts, SshKey, SshKeyFacts
 from pgha.states.simulated import FakeAccounts, FakeUser
 from pgha.states.system import FileFacts, Output
@@ -178,6 +179,60 @@ def test_a_link_in_a_home_is_not_followed(where: str) -> None:
 def test_a_key_for_a_user_who_is_yet_to_come_is_planned() -> None:
     (result,) = converge([AuthorizedKey(user="deploy", public_key=KEY)], FakeSystem(), MemoryDebts(), dry_run=True)
     assert result.status is Status.PLANNED
+
+
+# ---- a set of keys
+
+OTHER = f"ssh-ed25519 {KEY.split()[1][:-4]}AAAA"
+ONE, TWO = f"restrict {KEY} ci one", f"{OTHER} ci two"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", f"{ONE}\n{TWO}\n"),
+        (f"{TWO}\n{ONE}\n", None),  # in whatever order
+        (f"{ONE}\n{TWO}\n{ONE}\n", f"{ONE}\n{TWO}\n"),
+        (f"{KEY} ci one\n{TWO}\n", f"{TWO}\n{ONE}\n"),  # without its options
+        (
+            f"# ci\n{KEY} mine\n{KEY} cider\nssh-rsa AAAA ci gone\n{ONE}\n{TWO}\n",
+            f"# ci\n{KEY} mine\n{KEY} cider\n{ONE}\n{TWO}\n",
+        ),
+    ],
+)
+def test_of_the_lines_only_those_with_the_label_are_the_sets(old: str, new: str | None) -> None:
+    wanted = (LabelledKey(public_key=f"{KEY} one", options="restrict"), LabelledKey(public_key=f"{OTHER} two"))
+    keys = AuthorizedKeys(user="deploy", label="ci", keys=wanted)
+    file = FileFacts("file", old, "deploy", "deploy", 0o600)
+    written = [change.action for change in keys.plan(KeysFacts("/srv/deploy", "deploy", FOLDER, file))]
+    path = "/srv/deploy/.ssh/authorized_keys"
+    assert written == ([WriteFile(path, new, "deploy", "deploy", 0o600)] if new is not None else [])
+
+
+def test_an_empty_set_makes_no_file_and_no_folder() -> None:
+    keys = AuthorizedKeys(user="deploy", label="ci")
+    assert keys.plan(KeysFacts("/srv/deploy", "deploy", FileFacts(), FileFacts())) == []
+
+
+@pytest.mark.parametrize("where", [".ssh", ".ssh/authorized_keys"])
+def test_a_link_in_a_home_stops_a_set_with_keys_and_is_nothing_to_an_empty_one(where: str) -> None:
+    accounts = FakeAccounts(groups={"root": 0, "deploy": 1})
+    accounts.users["deploy"] = FakeUser(1, "deploy", home="/srv/deploy")
+    link = FileFacts("symlink", None, "deploy", "deploy", 0o777, "/etc")
+    behind = {"/srv/deploy/.ssh/authorized_keys": FileFacts("file", f"{ONE}\n", "deploy", "deploy", 0o600)}
+    system = FakeSystem(accounts=accounts, files=behind | {f"/srv/deploy/{where}": link})
+    keys = AuthorizedKeys(user="deploy", label="ci", keys=(LabelledKey(public_key=KEY),))
+    empty = AuthorizedKeys(user="deploy", label="ci")
+    absent = SshKey(path="/srv/deploy/.ssh/id", owner="deploy", absent=True)
+    for resource, status in ((keys, Status.FAILED), (empty, Status.UNCHANGED), (absent, Status.UNCHANGED)):
+        (result,) = converge([resource], system, MemoryDebts())
+        assert result.status is status, result.reason
+    assert system.performed == []
+
+
+def test_a_label_is_one_word() -> None:
+    with pytest.raises(ValueError, match="expected one word"):
+        AuthorizedKeys(user="deploy", label="ci one")
 
 
 # ---- a key pair
