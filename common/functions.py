@@ -111,7 +111,7 @@ FUNCTIONS: dict[str, Function] = {
             "write_probe", "NODE RW_PORT RO_PORT yes|no TIMEOUT_S", "write through HAProxy, read back", query=False
         ),
         Function("write_watch", "NODE RW_PORT TIMEOUT_S", "how long writes are refused", query=False, internal=True),
-        Function("patroni.restart", "", "restart PostgreSQL if a setting waits for it", query=False, internal=True),
+        Function("patroni.restart", "ROLE", "restart PostgreSQL if a setting waits for it", query=False, internal=True),
         Function("patroni.switchover", "LEADER CANDIDATE", "hand over the lead", query=False, internal=True),
         Function("self.upgrade", "", "bring the minion to its master's version", query=False, role="admin"),
         Function("preflight", "", "who listens where, can packages be had", internal=True),

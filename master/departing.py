@@ -40,6 +40,8 @@ class Departing:
 
     async def run(self) -> None:
         """Before anything else is changed: the others close their doors to it. Raises Failed."""
+        if wrong := self.problems():  # time has passed since the plan
+            raise Failed(f"{STEP}: {wrong[0]}")
         applied = self.master.clusters.get(self.cluster.name)
         for one in self.found():
             assert applied is not None  # else nobody departs
@@ -48,6 +50,8 @@ class Departing:
             if one.leads:
                 keeper = Gatekeeper(self.master, applied, self.report)
                 await Restarts(self.master, self.fleet, applied, self.report, keeper).give_way()
+                if keeper.health().leader in ("", one.node):
+                    raise Failed(f"{STEP}: {one.node} leads, and no replica has taken over; nothing was ended on it")
             await self._end(one, "patroni", "haproxy")
             if one.member_id:
                 await self._call("etcd.remove", one.via, one.member_id)

@@ -31,17 +31,21 @@ class Difference:
     what: tuple[str, ...]
     policy: Policy
     mild: bool  # disturbs nothing, or reloads
+    follows: bool = False  # it does not differ by itself: a reload or restart that another difference brings about
 
 
 @dataclass
 class Drift:
     """Of one cluster. `checked`: monotonic s of the last look; `error`: why the newest look came to nothing.
 
+    `differences`: what differs by itself; `following`: what would come of mending that.
+
     `mended`: when (monotonic s) each (node, resource) was.
     """
 
     checked: float | None = None
     differences: tuple[Difference, ...] = ()
+    following: tuple[Difference, ...] = ()
     error: str = ""
     mended: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
@@ -53,7 +57,7 @@ def policy_of(reconcile: Reconcile, document: str, resource: str) -> Policy:
 
 
 def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
-    """What an apply would change; what only follows from something else that differs is no drift of its own."""
+    """What an apply would change. Updates that have come out are nobody's change, and left to an apply."""
     return tuple(
         Difference(
             node.node,
@@ -62,20 +66,27 @@ def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
             tuple(dict.fromkeys(change.what for change in result.changes)),
             policy_of(reconcile, result.document, result.resource),
             all(change.disruption.impact in MILD and not change.destroys for change in result.changes),
+            all(change.follows for change in result.changes),
         )
         for node in plan.nodes
         for result in node.results
-        if result.status is Status.PLANNED and not all(change.follows for change in result.changes)
+        if result.status is Status.PLANNED and not result.resource.startswith("upgrade:")
     )
 
 
 def to_mend(drift: Drift, now: float) -> dict[str, tuple[str, ...]]:
-    """The documents to apply by node."""
+    """The documents to apply by node: what may be mended there, and what has to be reloaded for it to take effect."""
     found: dict[str, tuple[str, ...]] = {}
-    for node, document in dict.fromkeys((one.node, one.document) for one in drift.differences):
-        rows = [one for one in drift.differences if (one.node, one.document) == (node, document)]
-        if all(one.policy == "enforce" and one.mild and not _stubborn(drift, one, now) for one in rows):
-            found[node] = (*found.get(node, ()), document)
+    for node in dict.fromkeys(one.node for one in drift.differences):
+        rows = [one for one in drift.differences if one.node == node]
+        after = [one for one in drift.following if one.node == node]
+        if not all(one.mild for one in after):
+            continue  # it would restart something
+        refused = {
+            one.document for one in rows if one.policy != "enforce" or not one.mild or _stubborn(drift, one, now)
+        }
+        if wanted := [one.document for one in rows if one.document not in refused]:
+            found[node] = tuple(dict.fromkeys([*wanted, *(o.document for o in after if o.document not in refused)]))
     return found
 
 

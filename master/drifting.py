@@ -30,6 +30,7 @@ log = logging.getLogger("pgha.drift")
 FIRST_S = 30.0  # after a start of the master, or an apply: nodes come back one by one
 PAUSE_S = 10.0  # between two looks at a cluster, whatever is touched
 TURN_S = 2.0
+LOOK_S = 300.0
 WHO = "pgha-master"
 MENDING = "mending"  # the key of an apply that nobody asked for: who asks for one waits until it has ended
 
@@ -41,6 +42,8 @@ class Base(Headquarters, Protocol):
     def operations(self) -> Operations: ...
 
     async def definition(self, cluster: str) -> str: ...
+
+    async def applied_whole(self, cluster: str) -> bool: ...
 
 
 @dataclass
@@ -54,18 +57,31 @@ class Drifts:
         return self.known.setdefault(cluster, Drift())
 
     async def watch(self) -> None:
-        """For ever."""
-        while True:
-            for cluster in list(self.master.clusters.values()):
-                try:
-                    await self._turn(cluster)
-                except PghaError as error:
-                    self._failed(cluster, str(error))
-                except Exception:
-                    log.exception("looking for drift on %s broke", cluster.name)
-            await asyncio.sleep(TURN_S)
+        """For ever. Each cluster has a task of its own: one that cannot be looked at does not hold up the others."""
+        tasks: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for name in list(self.master.clusters):
+                    if name not in tasks or tasks[name].done():
+                        tasks[name] = asyncio.create_task(self._turn(name))
+                await asyncio.sleep(TURN_S)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
-    async def _turn(self, cluster: Cluster) -> None:
+    async def _turn(self, name: str) -> None:
+        cluster = self.master.clusters[name]
+        try:
+            await self._look_when_due(cluster)
+        except asyncio.TimeoutError:
+            self._failed(cluster, f"its nodes did not answer within {LOOK_S:.0f} s")
+        except PghaError as error:
+            self._failed(cluster, str(error))
+        except Exception:
+            log.exception("looking for drift on %s broke", name)
+
+    async def _look_when_due(self, cluster: Cluster) -> None:
         now = self.master.clock.monotonic()
         due = self._due.setdefault(cluster.name, now + FIRST_S)
         if self.master.operations.changing(cluster.name):
@@ -75,9 +91,16 @@ class Drifts:
             return
         self._due[cluster.name] = now + cluster.reconcile.interval
         self._seen[cluster.name] = now
-        await self._look(cluster)
-        if wanted := drift.to_mend(self.of(cluster.name), now):
+        if not await self.master.applied_whole(cluster.name):
+            self._failed(cluster, "the definition has not been applied as a whole yet")
+            return
+        await asyncio.wait_for(self._look(cluster), LOOK_S)
+        if self._still(cluster) and (wanted := drift.to_mend(self.of(cluster.name), now)):
             await self._mend(cluster, wanted)
+
+    def _still(self, cluster: Cluster) -> bool:
+        """Nobody has applied anything meanwhile, nor is about to."""
+        return self.master.clusters.get(cluster.name) is cluster and not self.master.operations.changing(cluster.name)
 
     def _touched(self, cluster: Cluster) -> bool:
         nodes = self.master.health(cluster).nodes
@@ -97,8 +120,11 @@ class Drifts:
         if plan is None or end.exit:
             self._failed(cluster, end.message)
             return
-        known = self.of(cluster.name)
-        before, known.differences = known.differences, drift.differences(cluster.reconcile, plan)
+        if not self._still(cluster):
+            return
+        known, found = self.of(cluster.name), drift.differences(cluster.reconcile, plan)
+        before, known.differences = known.differences, tuple(one for one in found if not one.follows)
+        known.following = tuple(one for one in found if one.follows)
         known.checked, known.error = self.master.clock.monotonic(), ""
         if new := [one for one in known.differences if one not in before]:
             await self._tell(cluster, plan, new)

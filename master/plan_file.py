@@ -92,6 +92,9 @@ def _differences(then: Plan, now: Plan) -> Iterator[str]:
     was, is_ = _leader(then), _leader(now)
     if was != is_:
         yield f"{was or 'nobody'} led the cluster, now {is_ or 'nobody'} does"
+    for name in sorted({*then.own, *now.own}):
+        if then.own.get(name) != now.own.get(name):
+            yield f"the document {name} has been changed"
     old, new = _seen(then), _seen(now)
     for node, resource in sorted({*old, *new}):
         before, after = old.get((node, resource), ()), new.get((node, resource), ())

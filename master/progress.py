@@ -102,6 +102,7 @@ class Plan(_Line):
     nodes: tuple[NodePlan, ...]
     order: tuple[str, ...] = ()  # what would happen, step by step, in words
     impact: tuple[str, ...] = ()  # what it means for the cluster's users, in words
+    own: dict[str, str] = {}  # documents of the user's own and what they were, as a digest
     leaving: tuple[str, ...] = ()  # nodes that left the definition and would be taken out of the cluster
     restarts: tuple[str, ...] = ()  # nodes whose PostgreSQL waits, or will wait, for a restart that an apply does
 

@@ -54,14 +54,16 @@ class Restarts:
     async def run(self) -> None:
         """Until nothing waits. Raises Failed."""
         tried: set[str] = set()
+        handed_over = False
         while due := restarts.waiting(self._health()):
             await self.keeper.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
             health = self._health()
             acts = restarts.course(
                 self.cluster, health, restarts.waiting(health), shrinks=restarts.shrinking(health), tried=tried
             )
-            if not acts:
+            if not acts or (handed_over and isinstance(acts[0], Switchover)):
                 raise Failed(f"{STEP}: {due[0]} waits for a restart of PostgreSQL also after one: patronictl list")
+            handed_over = handed_over or isinstance(acts[0], Switchover)
             tried = await self._act(acts[0], tried)
 
     async def give_way(self) -> None:
@@ -103,7 +105,8 @@ class Restarts:
 
     async def _order(self, act: Act) -> Answer:
         if isinstance(act, Restart):
-            return (await self.fleet.call("patroni.restart", {act.node: ()}, ACT_S, silence_s=ACT_S))[act.node]
+            role = {act.node: ("primary" if act.leads else "replica",)}
+            return (await self.fleet.call("patroni.restart", role, ACT_S, silence_s=ACT_S))[act.node]
         arguments = {act.leader: (act.leader, act.candidate)}
         return (await self.fleet.call("patroni.switchover", arguments, ACT_S, silence_s=ACT_S))[act.leader]
 

@@ -42,10 +42,11 @@ UNMEASURED_S = {"switchover": 5.0, "restart": 3.0}
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """`leads`: in place, while it leads, so writes are refused meanwhile."""
+    """`leads`: in place, while it leads, so writes are refused meanwhile. `holds`: a standby for which commits wait."""
 
     node: str
     leads: bool = False
+    holds: bool = False
 
     def __str__(self) -> str:
         return f"restart PostgreSQL on {self.node}" + (", which leads" if self.leads else "")
@@ -72,12 +73,13 @@ def course(
     """
     others = [n.name for n in sorted(health.data_nodes, key=_last) if n.name in due and n.name != health.leader]
     fresh = [name for name in others if name not in tried]
-    restarts: tuple[Act, ...] = tuple(Restart(name) for name in fresh)
+    holding = {n.name for n in health.data_nodes if health.synchronous and n.role in SYNCHRONOUS}
+    restarts: tuple[Act, ...] = tuple(Restart(name, holds=name in holding) for name in fresh)
     if health.leader not in due or health.leader in tried:
         return restarts
     in_place = Restart(health.leader, leads=True)
     if shrinks or len(fresh) < len(others):
-        return (in_place, *(Restart(name) for name in others))
+        return (in_place, *(Restart(name, holds=name in holding) for name in others))
     heir = heir_of(cluster, health)
     return (*restarts, Switchover(health.leader, heir) if heir else in_place)
 
@@ -216,4 +218,6 @@ def costs(acts: Sequence[Act], measured: Mapping[str, Sequence[float]]) -> tuple
             told.append(f"({basis}), its sessions end")
         else:
             told.append(f"PostgreSQL restarts on {act.node}, a replica: sessions that read there end")
+            if act.holds:
+                told.append(f"commits wait until {act.node} is back, or Patroni no longer counts on it: some seconds")
     return tuple(told)

@@ -19,6 +19,7 @@ from .departing import Departing
 from .exchange import Exchange
 from .fleet import Answer, Failed, Fleet
 from .gatekeeper import Gatekeeper
+from .inventory import digest
 from .members import NOTE, Members
 from .observed import ClusterHealth
 from .operations import Operation
@@ -41,6 +42,8 @@ from .stages import (
     steady_so_far,
     stops_writes,
 )
+
+WHOLE = "applied_whole"  # the note with the digest of the definition that an apply of all has brought about
 
 
 @dataclass
@@ -98,6 +101,8 @@ class Rollout:
             await self.departing.run()
             await self.master.remember(self.cluster, self.text)
             for stage in self.own.stages:
+                if stage.name == OWN:  # who leads afterwards is who documents of the user's own are for
+                    await self._restart(plan)
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
                 if "ssh" in stage.documents:
@@ -105,15 +110,16 @@ class Rollout:
                 await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
-            why = self._no_restart()
-            if due := await self.restarts.due(plan.restarts) if self._led else []:
-                await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
+            if all(stage.name != OWN for stage in self.own.stages):
+                await self._restart(plan)
             if not self.only or (self.report.counts["changed"] and self._led):
                 await self.keeper.verify(
                     self.fleet, changed=self.report.counts["changed"] > 0 or bool(self.restarts.done)
                 )
             if not self.nodes:
                 await self.own.remember()
+            if not self.nodes and not self.only:
+                await self.master.store.note(self.cluster.name, WHOLE, digest(self.text))
         except Failed as error:
             return End(exit=1, message=str(error), data=self.report.data())
         for node in plan.nodes:
@@ -121,6 +127,12 @@ class Rollout:
         closing = self.report.closing(self.cluster.name)
         data = {"cluster": self.cluster.name, **self.report.data()}
         return End(message=" ".join((closing, *self.restarts.told())), data=data)
+
+    async def _restart(self, plan: Plan) -> None:
+        """PostgreSQL, where settings wait for it."""
+        why = self._no_restart()
+        if due := await self.restarts.due(plan.restarts) if self._led else []:
+            await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
 
     # ---- plan
 
@@ -169,7 +181,8 @@ class Rollout:
             )
             for name, answer in answers.items()
         )
-        plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes)
+        own = {name: document.digest for name, document in self.own.states.documents.items()}
+        plan = Plan(cluster=self.cluster.name, definition=self.definition, nodes=nodes, own=own)
         results = {node.node: node.results for node in nodes}
         due = restarts.foreseen(results, health)
         leaving = tuple(one.node for one in self.departing.found())

@@ -27,6 +27,7 @@ from .drifting import Drifts
 from .exchange import halves
 from .hub import Hub
 from .operations import Operations
+from .rollout import WHOLE
 from .rotation import KeyFiles
 from .setup import curve_key_path, load_settings, master_key_path, signing_key_path
 from .store import Store
@@ -138,6 +139,11 @@ class Master:
     async def definition(self, cluster: str) -> str:
         """The text of the definition that was applied last."""
         return (await self.store.definitions()).get(cluster, "")
+
+    async def applied_whole(self, cluster: str) -> bool:
+        """Whether an apply of all documents on all nodes has brought that definition about."""
+        notes = await self.store.notes(cluster)
+        return notes.get(WHOLE) == inventory.digest(await self.definition(cluster))
 
     def authority(self, cluster: str) -> Authority:
         if cluster not in self._authorities:

@@ -35,10 +35,11 @@ from .drifting import Drifts
 from .exchange import halves
 from .flights import Document, Flight, News, is_last
 from .following import SILENT, Following
+from .inventory import digest
 from .operations import Operation, Operations
 from .peers import Peer
 from .progress import End
-from .rollout import Rollout
+from .rollout import WHOLE, Rollout
 from .simulated import PEM, SimulatedNode, World
 from .simulated_store import MemoryStore as MemoryStore
 from .store import MinionRow
@@ -239,6 +240,7 @@ class Simulation:
             ]
         )
         self.clusters: dict[str, Cluster] = {}
+        self.texts: dict[str, str] = {}
         self.states = UserStates()  # as `userfolder.discover` finds them
         self._judged: health.ClusterHealth | None = None
         self._now = now
@@ -280,7 +282,9 @@ class Simulation:
         self._begin()
 
         async def work(operation: Operation) -> End:
-            rollout = Rollout(self, operation, self.world.cluster, "text", "abc123", **asked)
+            rollout = Rollout(
+                self, operation, self.world.cluster, self.world.cluster.model_dump_json(), "abc123", **asked
+            )
             return await (rollout.plan() if what == "plan" else rollout.apply())
 
         name = self.world.cluster.name
@@ -290,10 +294,13 @@ class Simulation:
     # ---- what a rollout asks of its master
 
     async def definition(self, cluster: str) -> str:
-        return "text"
+        return self.texts[cluster]
+
+    async def applied_whole(self, cluster: str) -> bool:
+        return (await self.store.notes(cluster)).get(WHOLE) == digest(self.texts[cluster])
 
     async def remember(self, cluster: Cluster, text: str) -> None:
-        self.clusters[cluster.name] = cluster
+        self.clusters[cluster.name], self.texts[cluster.name] = cluster, text
 
     def health(self, cluster: Cluster) -> health.ClusterHealth:
         samples = {p.name: (p.sampled, p.sample) for p in self.hub.peers.values() if p.sample is not None}

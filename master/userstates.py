@@ -34,11 +34,14 @@ UserDocument = StateFile | PythonDocument
 
 @dataclass(frozen=True)
 class UserStates:
-    """`faults`: by name, why a document cannot be used. `chosen`: which documents a node gets, by its name."""
+    """`faults`: by name, why a document cannot be used. `chosen`: which documents a node gets, by its name; `possible`:
+    which it would get if its role of the moment were another one.
+    """
 
     documents: Mapping[str, UserDocument] = field(default_factory=dict)
     faults: Mapping[str, UserError] = field(default_factory=dict)
     chosen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    possible: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,18 +50,23 @@ class UserStates:
 
     def choose(self, nodes: Sequence[TargetNode]) -> UserStates:
         """With the nodes that each document selects as things are now."""
-        chosen: dict[str, set[str]] = {node.name: set() for node in nodes}
+        others = [replace(node, roles=(node.roles - {*MOVING}) | {role}) for role in MOVING for node in nodes]
+        return replace(self, chosen=self._by_node(nodes), possible=self._by_node(others))
+
+    def _by_node(self, nodes: Sequence[TargetNode]) -> dict[str, frozenset[str]]:
+        found: dict[str, set[str]] = {node.name: set() for node in nodes}
         for name in self.documents:
             for node in self.selected(name, nodes):
-                chosen[node].add(name)
-        return replace(self, chosen={node: frozenset(names) for node, names in chosen.items()})
+                found[node].add(name)
+        return {node: frozenset(names) for node, names in found.items()}
 
     def as_applied(self, notes: Mapping[str, str]) -> UserStates:
-        """Those that are still what was applied last, by the notes of `applied`."""
-        kept = {
-            name: document for name, document in self.documents.items() if notes.get(NOTE + name) == document.digest
-        }
-        return UserStates(kept)
+        """Files that are still what was applied last, by the notes of `applied`.
+
+        Not what is built by somebody's program: it is run when somebody asks, and not again and again by itself.
+        """
+        known = {name: document for name, document in self.documents.items() if isinstance(document, StateFile)}
+        return UserStates({name: file for name, file in known.items() if notes.get(NOTE + name) == file.digest})
 
     def applied(self, only: Collection[str]) -> dict[str, str]:
         """What to note when these (empty: all) have been applied."""
@@ -116,7 +124,7 @@ def compile(own: UserStates, context: Context) -> list[AnyResource]:
     resources, chosen = catalog.compile(context), own.chosen.get(context.node.name, frozenset())
     built, faults = list[tuple[UserDocument, list[AnyResource]]](), list[UserError]()
     for name, document in sorted(own.documents.items()):
-        if name not in chosen and not moves(document):
+        if name not in chosen and not (moves(document) and name in own.possible.get(context.node.name, ())):
             continue
         try:
             made = _build(document, context)  # what may be chosen later must not fail in the middle of an apply

@@ -7,16 +7,19 @@ import posixpath
 from .resource import AnyResource
 from .resources.files import Absent, Directory, File, Symlink
 from .resources.service import Service
+from .resources.units import DropIn, UnitFile
 
 
 def claims(resource: AnyResource) -> tuple[object, ...]:
     """Its id; of these kinds also the thing itself.
 
-    A path is one thing as `file`, `directory`, `symlink` and `absent`; lines in a file, or what is mounted there, are
-    not the path. A unit is one thing with and without `.service`.
+    A path is one thing as `file`, `directory`, `symlink`, `absent`, `unit` and `drop_in`; lines in a file, or what is
+    mounted there, are not the path. A unit is one thing with and without `.service`.
     """
     if isinstance(resource, (File, Directory, Symlink, Absent)):
         return resource.id, ("path", posixpath.normpath(resource.path))
+    if isinstance(resource, (UnitFile, DropIn)):
+        return resource.id, *(("path", path) for path in resource.files())
     if isinstance(resource, Service):
         return resource.id, ("unit", full_name(resource.unit))
     return (resource.id,)

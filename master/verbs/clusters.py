@@ -47,8 +47,7 @@ async def apply(master: Master, request: Request) -> AsyncIterator[Any]:
 async def _start(master: Master, request: Request, what: str) -> AsyncIterator[Any]:
     wanted = request.read(Definition)
     cluster, warnings = inventory.load(wanted.path, wanted.text)
-    request_again = wanted.model_copy(update={"expect": None}).model_dump_json()
-    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart} {wanted.allow_destroy}"
+    key = f"{wanted.text} {wanted.nodes} {wanted.only} {wanted.restart} {wanted.allow_destroy} {wanted.expect}"
     running = master.operations.changing(cluster.name)
     while running is not None and running.key == MENDING and running.task is not None and what == "apply":
         await asyncio.wait({running.task})
@@ -78,7 +77,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
         work,
         nodes,
         key,
-        request=request_again,
+        request=wanted.model_dump_json(),
     )
     async for line in master.operations.follow(operation):
         yield line

@@ -9,13 +9,19 @@ import json
 from ...common.results import Outcome
 from ...states.action import PostPatroni
 from ..probe_write import watch
-from .request import Call, Doors, arguments
+from .request import Call, Doors, arguments, wrong
 
 
 def restart(call: Call, doors: Doors) -> Outcome:
-    """Only if a setting waits for it, so an order that comes twice restarts once. Answers when PostgreSQL is up."""
-    arguments(call, 0, 0)
-    doors.system.perform(PostPatroni("/restart", json.dumps({"restart_pending": True}), call.timeout_s))
+    """Only if a setting waits for it, so an order that comes twice restarts once, and only while it has this role.
+
+    Answers when PostgreSQL is up. Source: Patroni REST API, POST /restart.
+    """
+    (role,) = arguments(call, 1, 1)
+    if role not in ("primary", "replica"):
+        raise wrong(call, f"{role!r} is no role")
+    order = json.dumps({"restart_pending": True, "role": role})
+    doors.system.perform(PostPatroni("/restart", order, call.timeout_s))
     return Outcome(ok=True, exit_code=0)
 
 

@@ -37,17 +37,27 @@ WRITES, READS = "pg_primary_nodes", "pg_replica_nodes"
 
 _KEEPER = f"""\
 #!/usr/bin/python3
-# Written by pgha. Keeps what HAProxy knows of its servers for the process that takes over at a reload.
+# Written by pgha. Keeps what HAProxy knows of its servers for the process that takes over at a reload. A server that
+# is to be reached or checked on another port than before is left out: what is kept would count more than the new file.
+import contextlib
 import os
 import socket
+
+with contextlib.suppress(FileNotFoundError):
+    os.unlink("{KEPT}")
+SERVER, CHECK = "%d", "%d"
 
 with socket.socket(socket.AF_UNIX) as line:
     line.settimeout(2)
     line.connect("{SOCKET}")
     line.sendall(b"show servers state\\n")
-    said = b"".join(iter(lambda: line.recv(65536), b""))
-with open("{KEPT}.new", "wb") as file:
-    file.write(said)
+    said = b"".join(iter(lambda: line.recv(65536), b"")).decode()
+head, *rows = said.splitlines()
+names = rows[0].lstrip("# ").split() if rows else []
+port, check = names.index("srv_port"), names.index("srv_check_port")
+kept = [row for row in rows[1:] if row and row.split()[port] == SERVER and row.split()[check] in ("0", CHECK)]
+with open("{KEPT}.new", "w") as file:
+    file.write("\\n".join([head, rows[0], *kept, ""]))
 os.replace("{KEPT}.new", "{KEPT}")
 """
 _DROP_IN = f"""\
@@ -70,7 +80,8 @@ def build(context: Context) -> list[AnyResource]:
         check=("haproxy", "-c", "-f", "%s"),
         requires=(PACKAGES, *held),
     )
-    keeper = File(path=KEEPER, content=_KEEPER, mode=0o755, requires=(PACKAGES,))
+    ports = (context.cluster.postgresql.port, context.cluster.patroni.restapi.port)
+    keeper = File(path=KEEPER, content=_KEEPER % ports, mode=0o755, requires=(PACKAGES,))
     drop_in = File(path=DROP_IN, content=managed(context.cluster.name) + _DROP_IN, requires=(keeper.id,))
     # a changed drop-in is not watched: it is for the next reload
     service = Service(unit="haproxy", on_change="reload", requires=(drop_in.id,), watches=(config.id, *held))

@@ -45,7 +45,7 @@ class Block(Resource[FileFacts]):
             facts.group if there else "root",
             facts.mode if there else 0o644,
         )
-        diff = unified(old.splitlines(), new.splitlines(), new.splitlines())
+        diff = unified(old.splitlines(), new.splitlines(), new.splitlines(), context=0)
         return [Change(f"lines of {self.name}", write, diff=diff)]
 
 

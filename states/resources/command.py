@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,10 +120,12 @@ class Command(Resource[CommandFacts]):
         guards = (("creates", self.creates), ("unless", self.unless), ("only_if", self.only_if))
         given = [guard for guard, value in guards if value]
         why = f"{' and '.join(given)} {'ask' if len(given) > 1 else 'asks'} for it"
-        return [self._change(facts.missing or why, "run")]
+        return [self._change(facts.missing or why, f"run: {shlex.join(self.argv)}")]
 
     def refresh(self, facts: CommandFacts) -> list[Change]:
-        return [self._change("ran before the change", "run again")]
+        if facts.only_if not in (None, 0):
+            return []
+        return [self._change("ran before the change", f"run again: {shlex.join(self.argv)}")]
 
     def _change(self, before: str, after: str) -> Change:
         action = Run(self._argv(self.argv), self.stdin, self.user, self.timeout_s)

@@ -189,7 +189,8 @@ class PostgresExtension(Resource[ExtensionFacts]):
             if not facts.answered:
                 raise HostError(f"no database {self.database} answers on this host, so what is in it cannot be seen")
             drop = self._run(f"drop extension {name};")
-            return [Change("extension", drop, facts.installed, "dropped")] if facts.installed else []
+            lost = f"the extension {self.extension} with all that it keeps"
+            return [Change("extension", drop, facts.installed, "dropped", destroys=lost)] if facts.installed else []
         wanted = facts.default if self.version == LATEST else self.version
         if not facts.installed:
             options = f" schema {quoted(self.schema_name)}" if self.schema_name else ""

@@ -8,6 +8,7 @@ place, and of what goes away only the keys are shown, because it may hold an old
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -158,13 +159,14 @@ def unified(
     shown: Sequence[str],
     removed: Callable[[str], str] = str,
     limit: int = DIFF_LINES,
+    context: int = 3,
 ) -> str:
     """A unified diff of `old` and `new` that shows line n of `shown` for line n of `new`, and `removed(line)` of `old`.
 
     At most `limit` lines; the last one then says how many are left out.
     """
     lines: list[str] = []
-    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(3):
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(context):
         (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
         lines.append(f"@@ -{i1 + 1},{i2 - i1} +{j1 + 1},{j2 - j1} @@")
         for tag, a1, a2, b1, b2 in group:
@@ -173,7 +175,9 @@ def unified(
             else:
                 lines += [f"-{removed(line)}" for line in old[a1:a2]] + [f"+{line}" for line in shown[b1:b2]]
     if len(lines) > limit:
-        lines = [*lines[:limit], f"... {len(lines) - limit} more lines"]
+        rest = "\n".join(lines[limit:])
+        mark = hashlib.sha256(rest.encode()).hexdigest()[:8]  # who compares two plans must see a difference there, too
+        lines = [*lines[:limit], f"... {len(lines) - limit} more lines ({mark})"]
     return "\n".join(lines)
 
 

@@ -72,7 +72,7 @@ class Hosts(Resource[FileFacts]):
             return []
         there = facts.kind == "file"
         owner, group, mode = (facts.owner, facts.group, facts.mode) if there else ("root", "root", 0o644)
-        diff = unified(old.splitlines(), new.splitlines(), new.splitlines())
+        diff = unified(old.splitlines(), new.splitlines(), new.splitlines(), context=0)
         return [Change(f"names of {self.name}", WriteFile(HOSTS, new, owner, group, mode), diff=diff)]
 
     def note(self, facts: FileFacts) -> str:

@@ -85,7 +85,7 @@ class Line(Resource[FileFacts]):
             return []
         there = facts.kind == "file"
         owner, group, mode = (facts.owner, facts.group, facts.mode) if there else ("root", "root", 0o644)
-        diff = unified(old.lines, lines, lines)
+        diff = unified(old.lines, lines, lines, context=0)  # the other lines are somebody else's
         return [Change("line", WriteFile(self.path, old.text(lines), owner, group, mode), diff=diff)]
 
     def _without(self, lines: tuple[str, ...]) -> list[str]:

@@ -161,7 +161,15 @@ class Mount(Resource[MountFacts]):
             return []
         there = facts.kind == "file"
         owner, group, mode = (facts.owner, facts.group, facts.mode) if there else ("root", "root", 0o644)
-        return [Change("fstab", WriteFile(FSTAB, "\n".join(new), owner, group, mode), diff=unified(old, new, new))]
+        return [
+            Change(
+                "fstab", WriteFile(FSTAB, "\n".join(new), owner, group, mode), diff=unified(old, new, new, context=0)
+            )
+        ]
+
+    def files(self) -> tuple[str, ...]:
+        """Never the mounted folder itself: a look at one whose server is gone does not come back."""
+        return (FSTAB,)
 
     def skip(self, facts: MountFacts) -> str:
         if facts.container == "none" or self.absent or self._is_bind() or self.fstype in WITHOUT_DEVICE:

@@ -107,7 +107,7 @@ class PatroniConfig(Resource[PatroniFacts]):
     def plan(self, facts: PatroniFacts) -> list[Change]:
         rows = self._rows(facts.config)
         if rows:
-            insist(facts.refused)
+            insist(facts.refused, {path[-1] for path, _, _ in rows})
         patch: dict[str, Any] = {}
         for path, _, wanted in rows:
             _put(patch, path, wanted)

@@ -47,6 +47,11 @@ class PatroniFile(Resource[PatroniFileFacts]):
     def files(self) -> tuple[str, ...]:
         return self.file.files()
 
+    def _new(self, there: FileFacts) -> list[str]:
+        """The parameters that differ from what the file says now; all of them where there is none."""
+        old = _parameters(there.content or "") if there.kind == "file" else {}
+        return [name for name, value in self.parameters.items() if name not in old or not same(old[name], value)]
+
     def observe(self, look: Look) -> PatroniFileFacts:
         there = self.file.observe(look)
         if there.content == rendered(self.file.content, self.file.secrets.items()):
@@ -57,13 +62,22 @@ class PatroniFile(Resource[PatroniFileFacts]):
         changes = self.file.plan(facts.file)
         if not changes:
             return []
-        insist(facts.refused)
+        insist(facts.refused, self._new(facts.file))
         return changes + [
             Change(f"postgresql.{name}{PENDING}", changes[0].action, before, after, disruption=_RELOAD)
             for name, before, after in _lasting(
                 _postgresql(facts.file.content or ""), _postgresql(self.file.content), NEEDS_RESTART | facts.lasting
             )
         ]
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """What the file says of parameters: those of the bootstrap, and over them the node's own."""
+    data = _loaded(text)
+    shared: object = _section(data, "bootstrap")
+    for name in ("dcs", "postgresql", "parameters"):
+        shared = _section(shared, name)
+    return {**(shared if isinstance(shared, dict) else {}), **_section(_section(data, "postgresql"), "parameters")}
 
 
 def _lasting(is_: dict[str, Any], wanted: dict[str, Any], names: frozenset[str]) -> list[tuple[str, str, str]]:
@@ -76,12 +90,15 @@ def _lasting(is_: dict[str, Any], wanted: dict[str, Any], names: frozenset[str])
     return [(name, _text(before), _text(after)) for name, before, after in rows if not same(before, after)]
 
 
-def _postgresql(text: str) -> dict[str, Any]:  # Any: what YAML can hold
+def _postgresql(text: str) -> dict[str, Any]:
+    return _section(_loaded(text), "postgresql")
+
+
+def _loaded(text: str) -> object:
     try:
-        data = YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=True).load(text)
     except YAMLError:
-        return {}
-    return _section(data, "postgresql")
+        return None
 
 
 def _section(data: object, name: str) -> dict[str, Any]:

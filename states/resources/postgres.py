@@ -133,7 +133,8 @@ class Sql(Resource[SqlFacts]):
         if facts.right:
             return []
         action = RunSql(self.database, Secret(self.statements))
-        return [Change(f"check in {self.database}", action, facts.answer, "t")]
+        digest = hashlib.sha256(self.statements.encode()).hexdigest()[:8]
+        return [Change(f"check in {self.database}", action, facts.answer, f"t, by statements {digest}")]
 
     def skip(self, facts: SqlFacts) -> str:
         return REPLICA if facts.replica else ""

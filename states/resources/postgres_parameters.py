@@ -7,15 +7,17 @@ knows every name, type, range, unit and word of its version. So this works on a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ...common.errors import HostError
 from ..system import Look
 
 Value = bool | int | float | str
+ELSEWHERE = ("max_stack_depth",)  # depends on the limits of the process, as locales do on what will be installed
 LASTING = "select name from pg_settings where context = 'postmaster'"
 _SAID = re.compile(r"\b(LOG|FATAL|ERROR|HINT|DETAIL): {1,2}(.*)")
 _PLACE = re.compile(r' in file "/dev/stdin" line \d+')
+_NAMED = re.compile(r'parameter "([^"]+)"')
 _NOTHING = re.compile(r"skipping missing configuration file|contains errors$")
 
 
@@ -24,16 +26,21 @@ def refused(look: Look, bin_dir: str, parameters: Mapping[str, Value]) -> tuple[
     if not bin_dir or not parameters:
         return ()
     argv = (f"{bin_dir}/postgres", "-C", "port", "--config-file=/dev/stdin", "-D", bin_dir)  # -C first: allowed to root
-    said = look.ask(argv, stdin=configuration(parameters))
+    asked = {name: value for name, value in parameters.items() if name not in ELSEWHERE and not name.startswith("lc_")}
+    said = look.ask(argv, stdin=configuration(asked))
     if said.rc in (0, 126, 127):
         return ()
     return complaints(said.stderr) or (f"postgres -C ended with {said.rc}: {said.stderr.strip()[-300:]}",)
 
 
-def insist(found: tuple[str, ...]) -> None:
-    """Raises HostError with every complaint."""
-    if found:
-        raise HostError("PostgreSQL refuses these parameters: " + "; ".join(found) + "; correct postgresql.parameters")
+def insist(found: tuple[str, ...], new: Collection[str]) -> None:
+    """Raises HostError with every complaint about a parameter that is `new`, or about none by name.
+
+    What is as it was before does not stand in the way of another change: the cluster runs with it.
+    """
+    named = [(text, _NAMED.search(text)) for text in found]
+    if wrong := [text for text, name in named if name is None or name[1] in new]:
+        raise HostError("PostgreSQL refuses these parameters: " + "; ".join(wrong) + "; correct postgresql.parameters")
 
 
 def lasting(look: Look) -> frozenset[str]:

@@ -81,6 +81,8 @@ class Service(Resource[UnitFacts]):
         return self.on_change == "restart"
 
     def started_at(self, facts: UnitFacts) -> float:
+        if facts.needs_daemon_reload:
+            return 0.0  # it was started as systemd knew it then
         return facts.started_at if self.paid_by_start and self._runs(facts) else 0.0
 
     def skip(self, facts: UnitFacts) -> str:

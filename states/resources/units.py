@@ -75,6 +75,9 @@ class UnitFile(Resource[UnitFileFacts]):
     def key(self) -> str:
         return self.name
 
+    def files(self) -> tuple[str, ...]:
+        return (self._path,)
+
     @property
     def _path(self) -> str:
         return f"{FOLDER}/{self.name}"
@@ -117,6 +120,9 @@ class DropIn(Resource[UnitFileFacts]):
 
     def key(self) -> str:
         return f"{self.unit}/{self.name}"
+
+    def files(self) -> tuple[str, ...]:
+        return (f"{FOLDER}/{self._place}",)
 
     @property
     def _place(self) -> str:

@@ -62,6 +62,17 @@ def test_what_is_to_be_enforced_is_mended_where_it_differs_and_nowhere_else(buil
     assert built.world.nodes["pg-node2"].jobs.count("apply haproxy") == 1
 
 
+def test_a_definition_that_was_applied_in_part_is_neither_drift_nor_finished_by_itself(built: Simulation) -> None:
+    applied(built, interval=60, policy="enforce")
+    built.world.cluster = three_nodes(reconcile={"interval": 60, "policy": "enforce"}, haproxy={"maxconn": 500})
+    assert built.apply(nodes=("pg-node2",))[-1].exit == 0
+    before = {name: node.system.files[CONFIG].content for name, node in built.world.nodes.items()}
+    seen = built.watch(400)
+    assert {name: node.system.files[CONFIG].content for name, node in built.world.nodes.items()} == before
+    assert seen.error == "the definition has not been applied as a whole yet"
+    assert seen.differences == ()
+
+
 def test_a_cluster_that_cannot_be_planned_keeps_what_was_seen_and_says_why(built: Simulation) -> None:
     applied(built, interval=60)
 

@@ -207,6 +207,21 @@ def test_a_secret_that_only_the_leader_will_need_is_missed_before_a_cluster_is_f
     assert not any(node.system.performed for node in bare.world.nodes.values())
 
 
+def test_a_document_for_a_role_in_another_cluster_stands_in_nobodys_way(built: Simulation, write: Write) -> None:
+    elsewhere = motd("hello", "cluster:other and role:replica")
+    write(built, motd=elsewhere.replace("content:", "secrets: {x: 'secret:none'}\n    content:"))
+    assert end(built.apply()).exit == 0
+
+
+def test_after_a_switchover_what_is_for_the_leader_is_on_who_leads_now(built: Simulation, write: Write) -> None:
+    write(built, motd=motd("hello", "role:leader"))
+    built.world.cluster = three_nodes(postgresql={"parameters": {"max_connections": 400}})
+    assert end(built.apply()).exit == 0
+    assert built.world.leader == "pg-node2"
+    assert content(built, "pg-node2") == "hello\n"
+    assert end(built.apply()).data["changed"] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -78,6 +78,14 @@ def test_a_restart_that_somebody_did_after_the_change_pays_what_is_owed() -> Non
     assert (verbs(system), debts.ids) == (["restart"], set())
 
 
+def test_a_start_with_an_old_unit_file_pays_nothing() -> None:
+    debts = MemoryDebts()
+    system = broken_off(debts)
+    system.units["app.service"] = UnitFacts("loaded", "active", "enabled", system.clock, needs_daemon_reload=True)
+    run(CONF, APP, on=system, debts=debts)
+    assert verbs(system) == ["daemon-reload", "restart"]
+
+
 def test_a_restart_before_the_change_pays_nothing() -> None:
     debts = MemoryDebts()
     system = broken_off(debts)

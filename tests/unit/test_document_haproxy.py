@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pgha.states.document import Context
-from pgha.states.documents.haproxy import CONFIG, DROP_IN, KEEPER, KEPT, build, configuration
+from pgha.states.documents.haproxy import CONFIG, DROP_IN, KEEPER, KEPT, SOCKET, build, configuration
 from pgha.states.resources.files import File
 from pgha.states.resources.service import Service
 
@@ -72,6 +75,40 @@ def test_a_change_is_checked_before_it_replaces_the_file_and_reloads(context_of:
     assert file(context_of()).check == ("haproxy", "-c", "-f", "%s")
     assert service.on_change == "reload"
     assert {file(context_of()).id, "certificate:haproxy-client"} <= {*service.watches}
+
+
+ROWS = """1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_port srvrecord srv_use_ssl srv_check_port
+3 pg_primary_nodes 1 pg-node1 10.77.1.11 2 5432 - 0 8008
+3 pg_primary_nodes 2 pg-node2 10.77.2.12 0 5433 - 0 8008
+4 pg_replica_nodes 1 pg-node1 10.77.1.11 2 5432 - 0 8009
+"""
+
+
+def test_what_is_kept_of_a_server_that_moves_to_another_port_is_forgotten(context_of: Build, tmp_path: Path) -> None:
+    """HAProxy takes the port from what was kept, whatever its file says."""
+    program = (
+        file(context_of(), KEEPER).content.replace(SOCKET, str(tmp_path / "s")).replace(KEPT, str(tmp_path / "kept"))
+    )
+    (tmp_path / "kept").write_text("old")
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(ROWS.encode())
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        thread.join()
+    kept = (tmp_path / "kept").read_text().splitlines()
+    assert kept == ROWS.splitlines()[:3]
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode != 0
+    assert not (tmp_path / "kept").exists()  # of a HAProxy that does not answer nothing old is believed
 
 
 def test_what_is_known_of_the_servers_is_kept_over_a_reload_and_forgotten_at_a_start(context_of: Build) -> None:

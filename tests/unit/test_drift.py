@@ -46,7 +46,23 @@ def test_the_last_override_that_matches_a_document_or_a_resource_counts() -> Non
 
 def test_what_follows_from_another_difference_is_none_of_its_own() -> None:
     found = drift.differences(Reconcile(), plan(result("file:/a"), result("service:haproxy", RELOAD, follows=True)))
-    assert [(row.resource, row.what, row.policy) for row in found] == [("file:/a", ("content",), "propose")]
+    assert [(row.resource, row.follows) for row in found] == [("file:/a", False), ("service:haproxy", True)]
+
+
+def test_updates_that_have_come_out_are_no_drift() -> None:
+    assert drift.differences(Reconcile(), plan(result("upgrade:security", document="hardening"))) == ()
+
+
+def test_what_must_be_reloaded_for_it_is_mended_with_it_also_in_another_document() -> None:
+    reload = one(resource="service:patroni", document="patroni")
+    known = Drift(differences=(one(document="pki"),), following=(reload,))
+    assert drift.to_mend(known, 0.0) == {"n1": ("pki", "patroni")}
+
+
+def test_what_would_restart_something_is_not_mended() -> None:
+    restart = one(mild=False, resource="service:etcd", document="etcd")
+    known = Drift(differences=(one(document="etcd"), one(document="haproxy")), following=(restart,))
+    assert drift.to_mend(known, 0.0) == {}
 
 
 def test_only_what_disturbs_nothing_or_reloads_is_mild() -> None:

@@ -22,9 +22,14 @@ def doors(system: FakeSystem) -> Doors:
 
 def test_a_restart_is_ordered_only_where_a_setting_waits_for_it() -> None:
     system = FakeSystem()
-    assert call(Call(function="patroni.restart", timeout_s=300), doors(system)).ok
+    assert call(Call(function="patroni.restart", arguments=("replica",), timeout_s=300), doors(system)).ok
     (order,) = system.performed
-    assert order == PostPatroni("/restart", '{"restart_pending": true}', 300)
+    assert order == PostPatroni("/restart", '{"restart_pending": true, "role": "replica"}', 300)
+
+
+def test_a_restart_is_for_a_server_of_that_role_only() -> None:
+    with pytest.raises(UserError, match="is no role"):
+        call(Call(function="patroni.restart", arguments=("leader",)), doors(FakeSystem()))
 
 
 def test_a_switchover_names_who_leads_so_that_it_is_not_done_twice() -> None:

@@ -82,3 +82,9 @@ def test_another_restart_makes_another_plan() -> None:
 def test_time_that_passes_makes_no_other_plan() -> None:
     days = [ChangeView(what="validity", before=f"ends in {n} days", after="renewed") for n in (9, 8)]
     assert differences(plan(days[0]), plan(days[1])) == []
+
+
+def test_a_document_of_the_users_own_that_was_edited_makes_another_plan() -> None:
+    then, now = (plan(OWNER).model_copy(update={"own": {"motd": digest}}) for digest in ("a", "b"))
+    assert differences(then, now) == ["the document motd has been changed"]
+    assert differences(then, then) == []

@@ -85,6 +85,28 @@ def test_a_refused_parameter_fails_the_plan_and_nothing_is_sent() -> None:
     assert system.performed == []
 
 
+def test_an_old_parameter_that_postgresql_would_refuse_does_not_block_another_change() -> None:
+    settings = {"postgresql": {"parameters": {"max_connections": 0, "jit": "off"}}}
+    there = {"postgresql": {"parameters": {"max_connections": 0}}}
+    system = FakeSystem(patroni_config=there, complaints=SAID.replace("work_mem", "max_connections"))
+    system.complaints = "\n".join(line for line in system.complaints.splitlines() if "bufferz" not in line)
+    (result,) = converge([PatroniConfig(settings=settings, bin_dir=BIN)], system, MemoryDebts())
+    assert result.status is Status.CHANGED, result.reason
+
+
+def test_what_depends_on_the_process_or_on_what_will_be_installed_is_not_asked_about() -> None:
+    class Counting(FakeSystem):
+        told = ""
+
+        def ask(self, argv: tuple[str, ...], *, stdin: str | None = None, timeout_s: float = 15.0) -> Output:
+            self.told = stdin or ""
+            return Output(0)
+
+    system = Counting()
+    refused(system, BIN, {"max_stack_depth": "16MB", "lc_messages": "de_DE.UTF-8", "work_mem": "8MB"})
+    assert system.told == "work_mem = '8MB'\n"
+
+
 def local(parameters: str, listen: str = "10.0.0.1:5432") -> str:
     return f"postgresql:\n  listen: {listen}\n  parameters: {parameters}\n  authentication: {{password: secret}}\n"
 

@@ -34,6 +34,14 @@ def test_replicas_restart_first_and_then_the_lead_is_handed_over() -> None:
     assert course(fake.cluster, fake.health(), DATA) == (Restart("pg-node2"), Switchover("pg-node1", "pg-node2"))
 
 
+def test_for_a_synchronous_replica_commits_wait_and_the_plan_says_so() -> None:
+    fake = FakeCluster(three_nodes(rpo="zero"))
+    fake.change("pg-node2", "patroni", role="sync_standby")
+    (act,) = course(fake.cluster, fake.health(), ["pg-node2"])
+    assert act == Restart("pg-node2", holds=True)
+    assert restarts.costs([act], {})[1].startswith("commits wait until pg-node2 is back")
+
+
 def test_a_synchronous_replica_restarts_after_the_others_and_takes_over() -> None:
     fake = three_data()
     fake.change("node2", "patroni", role="sync_standby")

@@ -268,6 +268,11 @@ def test_a_requisite_that_is_nowhere_is_told_at_its_place_with_the_nearest() -> 
         ("{kind: file, path: /a/b, content: x}", "{kind: symlink, path: /a//b, target: /c}", True),
         ("{kind: file, path: /a, content: x}", "{kind: block, path: /a, name: n, content: x}", False),
         ("{kind: service, unit: a}", "{kind: service, unit: a.service}", True),
+        (
+            "{kind: drop_in, unit: a.service, name: x, content: '[Service]'}",
+            "{kind: file, path: /etc/systemd/system/a.service.d/x.conf, content: y}",
+            True,
+        ),
         ("{kind: service, unit: a}", "{kind: service, unit: a.timer}", False),
     ],
 )
