@@ -21,9 +21,7 @@ test: check ## all tests: check, unit, bus, and on real nodes (root; installs th
 	@$(LAB) doctor --install-missing
 	@command -v psql >/dev/null || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends postgresql-client; }
-	@base=$$(mktemp -d) && trap 'rm -rf $$base' EXIT && set -x && \
-	  $(BIN)/pytest -q --ignore=tests/bench -m "not lab" --basetemp=$$base/t
-	$(BIN)/pytest -q --ignore=tests/bench -m lab
+	$(BIN)/python tests/run.py
 
 check: venv build/types ## format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .
