@@ -54,7 +54,7 @@ CALLS += ",mkdirat,rmdir,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,trun
 CALLS += ",setxattr,fsetxattr,kill,tgkill,mount,umount2,sethostname,settimeofday,clock_settime,connect"
 ASKED = {  # programs that a plan may start: all of them only say something
     *("apt-get", "dpkg", "dpkg-query", "ischroot", "iptables", "chronyc", "systemctl", "systemd-detect-virt"),
-    *("timedatectl", "ufw", "runuser", "psql", "etcdctl", "postgres"),
+    *("timedatectl", "ufw", "runuser", "psql", "etcdctl", "postgres", "getent", "id"),
 }
 OWN = ("/var/lib/pgha/", "/dev/null", "/run/ufw.lock")  # its journal, and the lock that `ufw show` takes
 LOCAL = re.compile(r'sun_path="/|inet_addr\("127\.0\.0\.1"\)|inet_pton\(AF_INET6, "::1"|AF_NETLINK')
