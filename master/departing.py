@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..common.cluster import Cluster
+from ..states.documents import etcd
 from .departure import Departure, departures, problems
 from .fleet import Failed, Fleet
 from .gatekeeper import Gatekeeper
@@ -56,6 +57,8 @@ class Departing:
             if one.member_id:
                 await self._call("etcd.remove", one.via, one.member_id)
             await self._end(one, "etcd")
+            if one.connected and one.member_id:  # with what a former member has it could never join again
+                await self._call("etcd.reset", one.node, etcd.DATA)
             left = "its data stays on its disk" if one.connected else "it is not connected; end etcd and Patroni there"
             detail = f"{one.node} is no part of the cluster any more; {left}: pgha-master keys revoke {one.node}"
             await self.report.step(STEP, "done", since=since, detail=detail)

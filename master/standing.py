@@ -130,5 +130,5 @@ def _former_members(cluster: Cluster, health: ClusterHealth, leaving: Collection
         f"{member.name}: is a member of Patroni and no data node of the definition; put it back, or take it out first: "
         f"on it: systemctl disable --now patroni"
         for member in told
-        if member.name not in data
+        if member.name not in data and member.state != "stopped"  # Patroni remembers who has stopped for its ttl
     ]

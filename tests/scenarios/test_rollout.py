@@ -169,13 +169,14 @@ def test_a_node_that_left_the_definition_is_taken_out_only_by_its_name(
     assert (plan.leaving, plan.order[0]) == (("node4",), "take node4 out of the cluster")
     lines = simulation.apply(allow_destroy=("node4",))
     assert end(lines).exit == 0, end(lines).message
-    acts = [call for call in simulation.world.calls if call[1] in ("service.retire", "etcd.remove")]
+    acts = [call for call in simulation.world.calls if call[1] in ("service.retire", "etcd.remove", "etcd.reset")]
     assert [act[1:] for act in acts] == [
         ("service.retire", ("patroni", "haproxy")),
         ("etcd.remove", (member,)),
         ("service.retire", ("etcd",)),
+        ("etcd.reset", ("/var/lib/etcd/pgha",)),
     ]
-    assert [act[0] == "node4" for act in acts] == [True, False, True]
+    assert [act[0] == "node4" for act in acts] == [True, False, True, True]
     assert "node4" not in {m.name for m in simulation.world.members}
     again = end(simulation.apply())
     assert (again.exit, again.data.get("changed")) == (0, 0), again.message

@@ -114,3 +114,15 @@ def test_votes_are_added_one_by_one() -> None:
 
 def test_of_hosts_on_which_nothing_runs_anything_may_be_made() -> None:
     assert problems(three_nodes(postgresql={"source": "pgdg"}, etcd={"client_port": 2389}), bare()) == []
+
+
+def test_who_has_stopped_for_good_is_not_held_against_a_definition_while_patroni_remembers_it() -> None:
+    fake = living()
+    told = fake.sample("pg-node1").patroni
+    assert told is not None
+    stopped = PatroniMember(name="pg-node9", role="replica", state="stopped")
+    fake.change("pg-node1", "patroni", cluster_members=(*told.cluster_members, stopped))
+    assert problems(APPLIED, fake) == []
+    streams = stopped.model_copy(update={"state": "streaming"})
+    fake.change("pg-node1", "patroni", cluster_members=(*told.cluster_members, streams))
+    assert [text[:9] for text in problems(APPLIED, fake)] == ["pg-node9:"]
