@@ -74,6 +74,16 @@ def differences(reconcile: Reconcile, plan: Plan) -> tuple[Difference, ...]:
     )
 
 
+def harsh(plan: Plan) -> list[str]:
+    """What would do more than reload: it is nobody's to do who was not asked."""
+    found = [(node.node, r.resource, change) for node in plan.nodes for r, change in node.changes]
+    return [
+        f"{node}: {resource} would {change.disruption if change.disruption.impact not in MILD else 'destroy data'}"
+        for node, resource, change in found
+        if change.disruption.impact not in MILD or change.destroys
+    ]
+
+
 def to_mend(drift: Drift, now: float) -> dict[str, tuple[str, ...]]:
     """The documents to apply by node: what may be mended there, and what has to be reloaded for it to take effect."""
     found: dict[str, tuple[str, ...]] = {}

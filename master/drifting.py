@@ -148,9 +148,8 @@ class Drifts:
         text = await self.master.definition(cluster.name)
         drift.remember_mended(self.of(cluster.name), wanted, self.master.clock.monotonic())
         for node, documents in wanted.items():
-            if self.master.operations.changing(cluster.name):
+            if not self._still(cluster):
                 return
-
             asked = {"nodes": (node,), "only": documents, "restart": False}
 
             async def work(operation: Operation, asked: dict[str, Any] = asked) -> End:

@@ -55,12 +55,12 @@ class Restarts:
         """Until nothing waits. Raises Failed."""
         tried: set[str] = set()
         handed_over = False
-        while due := restarts.waiting(self._health()):
+        while restarts.waiting(self._health()):
             await self.keeper.wait(STEP, "the cluster is steady", steady_so_far, ACT_S, ())
             health = self._health()
-            acts = restarts.course(
-                self.cluster, health, restarts.waiting(health), shrinks=restarts.shrinking(health), tried=tried
-            )
+            if not (due := restarts.waiting(health)):
+                return  # somebody else has restarted it meanwhile
+            acts = restarts.course(self.cluster, health, due, shrinks=restarts.shrinking(health), tried=tried)
             if not acts or (handed_over and isinstance(acts[0], Switchover)):
                 raise Failed(f"{STEP}: {due[0]} waits for a restart of PostgreSQL also after one: patronictl list")
             handed_over = handed_over or isinstance(acts[0], Switchover)

@@ -16,6 +16,7 @@ from ..common.results import ResourceResult
 from ..states.resource import AnyResource
 from . import absence, gates, impact, restarts
 from .departing import Departing
+from .drift import harsh
 from .exchange import Exchange
 from .fleet import Answer, Failed, Fleet
 from .gatekeeper import Gatekeeper
@@ -207,6 +208,7 @@ class Rollout:
         """What may not be done without being named, or while nodes are away."""
         results = {node.node: node.results for node in plan.nodes}
         named = [*self.departing.problems(), *destroying(plan, self.allow_destroy)]
+        named += harsh(plan) if self.as_applied else []  # nobody has asked for this one
         return named + absence.after_plan(results, self.keeper.health(), self.keeper.away)
 
     # ---- stages

@@ -59,6 +59,16 @@ def test_what_must_be_reloaded_for_it_is_mended_with_it_also_in_another_document
     assert drift.to_mend(known, 0.0) == {"n1": ("pki", "patroni")}
 
 
+def test_what_does_more_than_reload_is_refused_to_an_apply_that_nobody_asked_for() -> None:
+    lost = ChangeView(what="presence", destroys="/srv/x")
+    tree = ResourceResult(resource="absent:/srv/x", document="own", status=Status.PLANNED, changes=(lost,))
+    assert drift.harsh(plan(result("file:/a"), result("file:/b", RELOAD))) == []
+    assert drift.harsh(plan(result("service:etcd", RESTART), tree)) == [
+        "n1: service:etcd would restart etcd",
+        "n1: absent:/srv/x would destroy data",
+    ]
+
+
 def test_what_would_restart_something_is_not_mended() -> None:
     restart = one(mild=False, resource="service:etcd", document="etcd")
     known = Drift(differences=(one(document="etcd"), one(document="haproxy")), following=(restart,))
