@@ -25,9 +25,13 @@ _LOST = re.compile(
     r"|crc mismatch"
     r"|Was the raft log corrupted, truncated, or lost\?"
     r"|cannot use none as id"  # the log has no beginning
+    r'|(?:discovery failed|cannot be repaired)","error":"(?P<log>(?:\w+: )?(?:proto: |max entry size limit)[^"]*)'
     r'|failed to open database.*?"error":"(?P<database>invalid database|file size too small|checksum error)"'
 )
-"""Seen with etcd 3.5; a file that cannot be read for another reason, its owner for one, is none of them."""
+"""Seen with etcd 3.5, whose data was damaged at some hundred random places.
+
+A file that cannot be read for another reason, its owner for one, is none of them.
+"""
 _WANTED = re.compile(
     r"^(etcd_server_is_leader|etcd_server_has_leader|etcd_mvcc_db_total_size_in_bytes) (\S+)$"
     r'|^etcd_server_id\{server_id="([0-9a-f]+)"\}'

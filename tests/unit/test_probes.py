@@ -277,6 +277,9 @@ def test_a_dead_etcd_says_so_and_keeps_the_members_known_before() -> None:
 
 REMOVED = '{"level":"warn","msg":"server error","error":"the member has been permanently removed from the cluster"}'
 GARBLED = '{"level":"fatal","msg":"discovery failed","error":"walpb: crc mismatch","stacktrace":"go.etcd.io/etcd"}'
+MISREAD = (
+    '{"level":"fatal","msg":"discovery failed","error":"proto: illegal wireType 6","stacktrace":"go.etcd.io/etcd"}'
+)
 TRUNCATED = "panic: tocommit(42) is out of range [lastIndex(15)]. Was the raft log corrupted, truncated, or lost?"
 HEADLESS = "panic: cannot use none as id"
 NO_DATABASE = '{"level":"panic","msg":"failed to open database","path":"/p/db","error":"invalid database"}'
@@ -295,6 +298,7 @@ def starts(*ends: str) -> str:
     [
         (REMOVED, "the member has been permanently removed from the cluster"),
         (GARBLED, "crc mismatch"),
+        (MISREAD, "proto: illegal wireType 6"),
         (TRUNCATED, "Was the raft log corrupted, truncated, or lost?"),
         (HEADLESS, "cannot use none as id"),
         (NO_DATABASE, "invalid database"),
