@@ -116,6 +116,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("self.upgrade", "", "bring the minion to its master's version", query=False, role="admin"),
         Function("preflight", "", "who listens where, can packages be had", internal=True),
         Function("ssh.public", "", "the public halves of the keys of postgres and of the host", internal=True),
+        Function("patroni.reset", "", "put Patroni's configuration aside", query=False, internal=True),
         Function("etcd.reset", "PATH", "take away what a lost member left", query=False, internal=True),
         Function("etcd.remove", "MEMBER_ID", "take a member's vote", query=False, internal=True),
         Function("service.retire", "UNIT...", "stop units and keep them stopped", query=False, internal=True),

@@ -53,20 +53,24 @@ class Departing:
                 await Restarts(self.master, self.fleet, applied, self.report, keeper).give_way()
                 if keeper.health().leader in ("", one.node):
                     raise Failed(f"{STEP}: {one.node} leads, and no replica has taken over; nothing was ended on it")
-            await self._end(one, "patroni", "haproxy")
-            if one.member_id:
-                await self._call("etcd.remove", one.via, one.member_id)
-            await self._end(one, "etcd")
-            if one.connected and one.member_id:  # with what a former member has it could never join again
-                await self._call("etcd.reset", one.node, etcd.DATA)
+            await self._take_out(one)
             left = "its data stays on its disk" if one.connected else "it is not connected; end etcd and Patroni there"
             detail = f"{one.node} is no part of the cluster any more; {left}: pgha-master keys revoke {one.node}"
             await self.report.step(STEP, "done", since=since, detail=detail)
             self.report.counts["changed"] += 1
 
-    async def _end(self, one: Departure, *units: str) -> None:
+    async def _take_out(self, one: Departure) -> None:
+        """Each act may be done twice, since whoever goes on after a death does not know how far it came."""
         if one.connected:
-            await self._call("service.retire", one.node, *units)
+            await self._call("service.retire", one.node, "patroni", "haproxy")
+        if one.connected and one.is_data:  # else it would count as a node whose Patroni is down when it comes back
+            await self._call("patroni.reset", one.node)
+        if one.member_id:
+            await self._call("etcd.remove", one.via, one.member_id)
+        if one.connected:
+            await self._call("service.retire", one.node, "etcd")
+        if one.connected and one.is_etcd:  # with what a former member has it could never join again
+            await self._call("etcd.reset", one.node, etcd.DATA)
 
     async def _call(self, function: str, node: str, *arguments: str) -> None:
         answer = (await self.fleet.call(function, {node: arguments}, 120.0, silence_s=120.0))[node]

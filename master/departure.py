@@ -18,10 +18,11 @@ from .restarts import heir_of
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """`member_id`: in etcd, empty when it is none; `via`: who removes it; `leads`: PostgreSQL."""
+    """`member_id`: in etcd, empty when it is none any more; `via`: who removes it; `leads`: PostgreSQL."""
 
     node: str
     is_data: bool
+    is_etcd: bool
     connected: bool
     member_id: str
     via: str
@@ -50,6 +51,7 @@ def _departure(health: ClusterHealth, name: str) -> Departure:
     return Departure(
         node=name,
         is_data=node.is_data,
+        is_etcd=node.is_etcd,
         connected=node.connected,
         member_id=_member(health, name),
         via=well[0] if well else "",

@@ -41,7 +41,7 @@ class Readiness:
         since = self.master.clock.monotonic()
         hub = self.master.hub
         every = [node.name for node in self.cluster.nodes]
-        await self._until_connected(every, named)
+        await self._until_connected([*every, *self._leaving()], named)
         facts = await self._answering([name for name in every if hub.connected(name)])
         connected = dict.fromkeys(facts, True)
         missing = preflight.not_there(self.cluster, await self.master.store.minions(), connected)
@@ -69,6 +69,12 @@ class Readiness:
         deadline = self.master.clock.monotonic() + CONNECT_S
         while self.master.clock.monotonic() < deadline and not all(hub.connected(name) for name in wanted):
             await asyncio.sleep(0.2)
+
+    def _leaving(self) -> list[str]:
+        """Nodes that were applied and left the definition: one that is just coming back is taken out whole."""
+        applied = self.master.clusters.get(self.cluster.name)
+        stays = {node.name for node in self.cluster.nodes}
+        return [node.name for node in applied.nodes if node.name not in stays] if applied else []
 
     async def without(self, problems: Sequence[str]) -> None:
         """Raises Refused for what may not be done while nodes are away."""

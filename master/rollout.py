@@ -14,7 +14,7 @@ from ..common.cluster import Cluster
 from ..common.errors import UserError
 from ..common.results import ResourceResult
 from ..states.resource import AnyResource
-from . import absence, gates, impact, restarts
+from . import absence, foresight, gates, impact, restarts
 from .departing import Departing
 from .drift import harsh
 from .exchange import Exchange
@@ -205,11 +205,15 @@ class Rollout:
         return restarts.why_not(self.cluster, self.keeper.health(), asked)
 
     def _unsafe(self, plan: Plan) -> list[str]:
-        """What may not be done without being named, or while nodes are away."""
+        """What may not be done without being named, or while nodes are away, or would wait for ever."""
         results = {node.node: node.results for node in plan.nodes}
         named = [*self.departing.problems(), *destroying(plan, self.allow_destroy)]
         named += harsh(plan) if self.as_applied else []  # nobody has asked for this one
-        return named + absence.after_plan(results, self.keeper.health(), self.keeper.away)
+        health = self.keeper.health()
+        patroni = self._chosen() if not self.only or "patroni" in self.only else ()
+        due = () if self._no_restart() else plan.restarts
+        named += foresight.held_up(self.cluster, foresight.Intended(self.own.stages, results, patroni, due), health)
+        return named + absence.after_plan(results, health, self.keeper.away)
 
     # ---- stages
 

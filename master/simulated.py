@@ -124,6 +124,9 @@ class World:
         self.calls.append((name, function, tuple(arguments)))
         if function in self.refusals:
             return Outcome(ok=False, exit_code=1, message=self.refusals[function])
+        if function == "patroni.reset":
+            node.system.files.pop(patroni.CONFIG, None)
+            return Outcome(ok=True, exit_code=0)
         if function == "etcd.reset":
             node.system.perform(Unit("stop", "etcd"))
             kept = f"{etcd.DATA}.lost-1" if node.damaged else ""
@@ -217,7 +220,7 @@ class World:
 
     def _patroni(self, name: str, healthy: PatroniSample | None, now: float) -> PatroniSample | None:
         node = self.nodes[name]
-        if healthy is None or node.unit("patroni").load == "not-found":
+        if healthy is None or patroni.CONFIG not in node.system.files:
             return None
         running = self._patroni_for(name, now)
         if running < 0:

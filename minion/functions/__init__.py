@@ -63,6 +63,7 @@ FUNCTIONS: dict[str, Function] = {
     "patroni.switchover": leadership.switchover,
     "preflight": host.preflight,
     "ssh.public": host.ssh_public,
+    "patroni.reset": cluster.patroni_reset,
     "etcd.reset": cluster.etcd_reset,
     "etcd.replace": cluster.etcd_replace,
     "etcd.remove": cluster.etcd_remove,

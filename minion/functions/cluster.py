@@ -1,4 +1,4 @@
-"""Patroni and etcd of this node: what they say of the cluster, and the two acts that replace a lost member."""
+"""Patroni and etcd of this node: what they say of the cluster, and the acts that replace a member or take one out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from ...common.results import Outcome
 from ...states.action import Remove, Run, Unit
 from ..probe_write import write_probe as _probe
-from ..probes import etcd
+from ..probes import etcd, patroni
 from .request import Call, Doors, arguments, wrong
 
 ETCD_DATA = "/var/lib/etcd/pgha"
 HISTORY_MAX = 200
 MESSAGE_MAX = 500
+PUT_ASIDE = f"{patroni.CONFIG}.taken-out"
 NO_MEMBER = "member not found"  # etcd, of an id that it does not count
 UNSTEADY = "unhealthy cluster"  # etcd, of a change of members soon after one of them has come or gone
 UNSTEADY_S, PAUSE_S = 50.0, 1.0
@@ -60,6 +61,16 @@ def _patroni(doors: Doors, path: str) -> object:
         return Outcome(ok=False, exit_code=1, message=f"Patroni answers no JSON on {path}; see journalctl -u patroni")
 
 
+def patroni_reset(call: Call, doors: Doors) -> Outcome:
+    """Stop Patroni and put its configuration aside, without which nothing starts it; done also when there is none."""
+    arguments(call, 0, 0)
+    if doors.system.attributes(patroni.CONFIG).kind != "file":
+        return Outcome(ok=True, exit_code=0)
+    doors.system.perform(Unit("stop", "patroni"))
+    doors.system.perform(Run(("mv", "-T", patroni.CONFIG, PUT_ASIDE)))
+    return Outcome(ok=True, exit_code=0, data={"kept": PUT_ASIDE})
+
+
 def etcd_health(call: Call, doors: Doors) -> Outcome:
     arguments(call, 0, 0)
     return _ask(doors, (*_etcdctl(doors), "endpoint", "health", "--cluster"))
@@ -73,7 +84,8 @@ def etcd_reset(call: Call, doors: Doors) -> Outcome:
     """
     if call.arguments != (ETCD_DATA,):
         raise wrong(call, f"the only PATH is {ETCD_DATA}")
-    doors.system.perform(Unit("stop", "etcd"))
+    if doors.system.unit("etcd").load != "not-found":
+        doors.system.perform(Unit("stop", "etcd"))
     if not etcd.has_log(doors.system, ETCD_DATA):
         doors.system.perform(Remove(ETCD_DATA, tree=True))
         return Outcome(ok=True, exit_code=0)

@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from labsite import Site
+from labsite import THREE, Site
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Three bare nodes with an accepted minion each, and a running master."""
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Bare nodes, the module's SHAPE or three, and a running master."""
     if shutil.which("psql") is None:
         pytest.fail("these tests connect as an application would: apt-get install postgresql-client")
-    site = Site(f"c{os.getpid()}", tmp_path_factory.mktemp("master"))
+    site = Site(f"c{os.getpid()}", tmp_path_factory.mktemp("master"), shape=getattr(request.module, "SHAPE", THREE))
     try:
         site.up()
         yield site

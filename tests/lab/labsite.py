@@ -21,6 +21,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAB = REPOSITORY / "packaging/lab/lab"
 MASTER = Path(sys.executable).parent / "pgha-master"
+THREE = {
+    "pg-node1": "region: eu-west",
+    "pg-node2": "region: us-east",
+    "witness-node": "region: us-west, role: witness",
+}
 
 
 def wait_until(what: str, holds: Callable[[], Any], timeout_s: float, pause_s: float = 0.2) -> Any:
@@ -47,6 +52,7 @@ class Site:
     name: str
     root: Path
     nodes: dict[str, str] = field(default_factory=dict)  # name -> address
+    shape: dict[str, str] = field(default_factory=lambda: dict(THREE))  # name -> its fields but the address
     daemon: subprocess.Popen[bytes] | None = None
     said: list[str] = field(default_factory=list)  # all that pgha-master ever printed
 
@@ -107,8 +113,10 @@ class Site:
         return [sys.executable, str(LAB), "exec", node, "--"]
 
     def up(self) -> None:
-        """Boot three bare nodes and start a master for them."""
-        self.lab("up")
+        """Boot bare nodes, one for each of the shape, and start a master for them."""
+        wanted = self.root / "nodes.json"
+        wanted.write_text(json.dumps({"nodes": [{"name": name} for name in self.shape]}))
+        self.lab("up", "--file", str(wanted))
         self.nodes = {node["name"]: node["address"] for node in json.loads(self.lab("status", "--json").out)["nodes"]}
         network = self.nodes["pg-node1"].rsplit(".", 2)[0]
         assert self.pgha("init", "--listen", f"{network}.0.1").rc == 0
@@ -139,8 +147,8 @@ class Site:
         lines = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
         return {line["node"] for line in lines if line.get("kind") == "node_done" and line["state"] == "done"}
 
-    def define(self, **changes: str) -> Path:
-        """Write the definition; `changes` replace whole top-level lines or add them."""
+    def define(self, *, without: str = "", **changes: str) -> Path:
+        """Write the definition, maybe without one of the nodes; `changes` replace whole top-level lines or add them."""
         network = self.nodes["pg-node1"].rsplit(".", 2)[0]
         lines = {
             "schema": "pgha/v1",
@@ -151,13 +159,12 @@ class Site:
             "rpo": "zero",
             **changes,
         }
-        nodes = {
-            "pg-node1": f"{{address: {self.nodes['pg-node1']}, region: eu-west}}",
-            "pg-node2": f"{{address: {self.nodes['pg-node2']}, region: us-east}}",
-            "witness-node": f"{{address: {self.nodes['witness-node']}, region: us-west, role: witness}}",
-        }
         text = "".join(f"{key}: {value}\n" for key, value in lines.items()) + "nodes:\n"
-        text += "".join(f"  {name}: {fields}\n" for name, fields in nodes.items())
+        text += "".join(
+            f"  {name}: {{address: {self.nodes[name]}, {fields}}}\n"
+            for name, fields in self.shape.items()
+            if name != without
+        )
         path = self.root / "etc/pgha/clusters/prod.yml"
         path.write_text(text)
         return path

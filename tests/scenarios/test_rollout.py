@@ -155,6 +155,9 @@ def reshape(simulation: Simulation, wanted: Cluster) -> None:
     simulation.world.cluster = wanted
 
 
+TAKING_OUT = ("service.retire", "patroni.reset", "etcd.remove", "etcd.reset")
+
+
 def test_a_node_that_left_the_definition_is_taken_out_only_by_its_name(
     built: Simulation, transcript: Compare, narrate: Narrate
 ) -> None:
@@ -169,18 +172,46 @@ def test_a_node_that_left_the_definition_is_taken_out_only_by_its_name(
     assert (plan.leaving, plan.order[0]) == (("node4",), "take node4 out of the cluster")
     lines = simulation.apply(allow_destroy=("node4",))
     assert end(lines).exit == 0, end(lines).message
-    acts = [call for call in simulation.world.calls if call[1] in ("service.retire", "etcd.remove", "etcd.reset")]
+    acts = [call for call in simulation.world.calls if call[1] in TAKING_OUT]
     assert [act[1:] for act in acts] == [
         ("service.retire", ("patroni", "haproxy")),
+        ("patroni.reset", ()),
         ("etcd.remove", (member,)),
         ("service.retire", ("etcd",)),
         ("etcd.reset", ("/var/lib/etcd/pgha",)),
     ]
-    assert [act[0] == "node4" for act in acts] == [True, False, True, True]
+    assert [act[0] == "node4" for act in acts] == [True, True, False, True, True]
     assert "node4" not in {m.name for m in simulation.world.members}
     again = end(simulation.apply())
     assert (again.exit, again.data.get("changed")) == (0, 0), again.message
     transcript("departure", narrate(lines))
+
+
+@pytest.mark.parametrize("death", TAKING_OUT)
+def test_a_departure_that_came_to_an_end_anywhere_is_finished_by_the_next_apply(built: Simulation, death: str) -> None:
+    simulation = grown(built)
+    node = simulation.world.nodes["node4"]
+    reshape(simulation, three_nodes())
+    simulation.world.refusals[death] = "it has died"
+    failed = end(simulation.apply(allow_destroy=("node4",)))
+    assert failed.exit == 1
+    assert f"{death}: it has died" in failed.message
+    simulation.world.refusals.clear()
+    assert end(simulation.apply(allow_destroy=("node4",))).exit == 0
+    assert "node4" not in {m.name for m in simulation.world.members}
+    assert (node.member_id, "/etc/patroni/config.yml" in node.system.files) == ("", False)
+    assert not any(node.runs(unit) for unit in ("patroni", "haproxy", "etcd"))
+
+
+def test_a_node_that_was_taken_out_comes_back_like_a_new_one(built: Simulation) -> None:
+    simulation = grown(built)
+    four = simulation.world.cluster
+    reshape(simulation, three_nodes())
+    assert end(simulation.apply(allow_destroy=("node4",))).exit == 0
+    reshape(simulation, four)
+    assert end(simulation.apply()).exit == 0
+    assert "node4" in {m.name for m in simulation.world.members}
+    assert simulation.world.nodes["node4"].runs("patroni")
 
 
 def test_who_leads_hands_over_before_it_is_taken_out(built: Simulation) -> None:

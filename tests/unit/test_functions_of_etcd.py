@@ -1,4 +1,4 @@
-"""The two acts that replace a member of etcd: nothing of value is thrown away, and they may be done twice."""
+"""The acts that replace a member or take one out: nothing of value is thrown away, and they may be done twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pgha.minion.functions import Call, Doors, call, cluster
 from pgha.minion.functions.cluster import ETCD_DATA
 from pgha.minion.probes.etcd import etcdctl
 from pgha.states.action import Action, Remove, Run, Unit
-from pgha.states.system import FileFacts, Output
+from pgha.states.system import FileFacts, Output, UnitFacts
 from pgha.states.testing import FakeSystem
 
 URL = "https://10.77.3.13:2380"
@@ -23,12 +23,17 @@ class Recording(FakeSystem):
         self.performed.append(action)
 
 
+def recording() -> Recording:
+    units = {"etcd.service": UnitFacts("loaded", "active"), "patroni.service": UnitFacts("loaded", "active")}
+    return Recording(clock=1_800_000_000.0, units=units)
+
+
 def doors(system: FakeSystem) -> Doors:
     return Doors(system, lambda stream, text: None, lambda: False, lambda sha256, size, file: None)
 
 
 def test_the_log_of_a_member_is_kept_when_it_is_reset() -> None:
-    system = Recording(clock=1_800_000_000.0)
+    system = recording()
     system.files[f"{ETCD_DATA}/member/wal/0.wal"] = FileFacts("file", "")
     outcome = call(Call(function="etcd.reset", arguments=(ETCD_DATA,)), doors(system))
     kept = f"{ETCD_DATA}.lost-1800000000"
@@ -37,10 +42,27 @@ def test_the_log_of_a_member_is_kept_when_it_is_reset() -> None:
 
 
 def test_what_a_refused_start_left_behind_is_removed() -> None:
-    system = Recording()
+    system = recording()
     system.files[f"{ETCD_DATA}/member/snap/db"] = FileFacts("file", "")
     assert call(Call(function="etcd.reset", arguments=(ETCD_DATA,)), doors(system)).data == {}
     assert system.performed == [Unit("stop", "etcd"), Remove(ETCD_DATA, tree=True)]
+
+
+def test_where_no_etcd_was_ever_installed_there_is_none_to_stop() -> None:
+    system = Recording()
+    assert call(Call(function="etcd.reset", arguments=(ETCD_DATA,)), doors(system)).ok
+    assert system.performed == [Remove(ETCD_DATA, tree=True)]
+
+
+def test_the_configuration_of_patroni_is_put_aside_and_a_second_time_there_is_nothing_to_do() -> None:
+    system = recording()
+    system.files["/etc/patroni/config.yml"] = FileFacts("file", "scope: prod\n")
+    kept = "/etc/patroni/config.yml.taken-out"
+    assert call(Call(function="patroni.reset"), doors(system)).data == {"kept": kept}
+    assert system.performed == [Unit("stop", "patroni"), Run(("mv", "-T", "/etc/patroni/config.yml", kept))]
+    system = recording()
+    assert call(Call(function="patroni.reset"), doors(system)).ok
+    assert system.performed == []
 
 
 @pytest.mark.parametrize(
