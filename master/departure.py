@@ -105,6 +105,12 @@ def _copy(one: Departure, applied: Cluster, health: ClusterHealth) -> list[str]:
         return []
     if one.leads and not heir_of(applied, health):
         return [f"{one.node}: leads, and no replica could take over now; it holds the last good copy"]
+    down = [node.name for node in health.data_nodes if node.state == "down" and node.name != one.node]
+    if one.leads and down:
+        return [
+            f"{one.node}: leads, and would wait with handing over until Patroni on {', '.join(down)} is up again; "
+            "start it there: systemctl start patroni"
+        ]
     if not one.leads and not health.leader:
         return [f"{one.node}: nobody leads the cluster now, so it may hold the last good copy"]
     return []

@@ -166,7 +166,7 @@ class Rollout:
         await self.readiness.what_stands(health, [one.node for one in self.departing.found()])
         lost, applied = self.members.lost(health), self.master.clusters.get(self.cluster.name)
         await self.readiness.without(absence.before_plan(self.cluster, applied, health, self.keeper.away, lost))
-        self._led = health.leader != ""
+        self._led = health.leader != "" or any(one.leads for one in self.departing.found())
         await self.exchange.before_plan()
         joining = lost.node if lost is not None else ""
         compiled = await self.own.compiled(lambda: self._compile(self._chosen(), joining), self.report)

@@ -77,6 +77,14 @@ def test_the_last_good_copy_stays() -> None:
     assert "nobody leads the cluster now" in text
 
 
+def test_who_leads_is_not_held_up_by_a_patroni_that_is_down() -> None:
+    fake = living()
+    fake.change("node3", "patroni", reachable=False, role="", state="", timeline=None)
+    (text,) = said(without("node1"), fake, "node1")
+    assert text.startswith("node1: leads, and would wait with handing over until Patroni on node3 is up again")
+    assert said(without("node3"), fake, "node3") == []
+
+
 def test_a_leader_goes_when_somebody_can_take_over_and_a_witness_goes_like_anybody() -> None:
     assert said(without("node1"), living(), "node1") == []
     assert said(without("node4"), living(), "node4") == []
