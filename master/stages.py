@@ -140,7 +140,8 @@ def spares(wave: Sequence[str]) -> Gate:
         if len(left) >= health.quorum.majority or len(well) < health.quorum.majority:
             return gates.OPEN
         ill = ", ".join(node.name for node in health.etcd_nodes if node.name not in well)
-        return gates.Closed(f"without {', '.join(wave)} etcd would have no quorum, since {ill} is not healthy")
+        why = f"since {ill} is not healthy" if ill else f"as long as it is seen to count {health.quorum.voters} members"
+        return gates.Closed(f"without {', '.join(wave)} etcd would have no quorum, {why}")
 
     return gate
 

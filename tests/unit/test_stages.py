@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
+from pgha.common.telemetry import EtcdMember
 from pgha.master import gates
 from pgha.master.impact import describe
 from pgha.master.stages import (
@@ -158,6 +159,16 @@ def test_etcd_spares_a_member_while_the_others_are_a_majority() -> None:
     assert isinstance(refused, gates.Closed)
     assert refused.reason == "without witness-node etcd would have no quorum, since pg-node2 is not healthy"
     assert spares(["pg-node2"])(fake.health()) == gates.OPEN
+
+
+def test_a_member_that_has_gone_and_is_still_counted_is_told_by_the_count() -> None:
+    fake = FakeCluster()
+    members = [EtcdMember(id=str(number), name=f"node{number}", started=True) for number in range(4)]
+    for name in NODES:
+        fake.change(name, "etcd", members=tuple(members))
+    refused = spares(["witness-node"])(fake.health())
+    assert isinstance(refused, gates.Closed)
+    assert refused.reason.endswith("etcd would have no quorum, as long as it is seen to count 4 members")
 
 
 def test_a_quorum_that_is_lost_already_keeps_nobody_from_mending_it() -> None:
