@@ -15,6 +15,7 @@ from .fleet import Failed, Fleet
 from .gatekeeper import Gatekeeper
 from .report import Report
 from .restarting import Restarts
+from .restarts import Switchover, heir_of
 from .seams import Headquarters
 
 STEP = "departure"
@@ -38,6 +39,20 @@ class Departing:
     def found(self) -> list[Departure]:
         applied = self.master.clusters.get(self.cluster.name)
         return departures(self.cluster, applied, self.master.health(applied) if applied else None)
+
+    def joining(self) -> list[str]:
+        """The other way round: nodes of the definition that were not there when it was applied last, if it ever was."""
+        applied = self.master.clusters.get(self.cluster.name)
+        known = {node.name for node in applied.nodes} if applied else set()
+        return [node.name for node in self.cluster.nodes if node.name not in known] if applied else []
+
+    def handing_over(self) -> list[Switchover]:
+        """What whoever leads and departs does first."""
+        applied = self.master.clusters.get(self.cluster.name)
+        if applied is None:
+            return []
+        before = self.master.health(applied)
+        return [Switchover(one.node, heir) for one in self.found() if one.leads and (heir := heir_of(applied, before))]
 
     async def run(self) -> None:
         """Before anything else is changed: the others close their doors to it. Raises Failed."""

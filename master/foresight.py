@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..common.cluster import Cluster
 from ..common.results import ResourceResult, Status
+from ..states.documents.patroni import CONFIG
 from .observed import ClusterHealth
 from .stages import Stage, concerned, is_fresh, stage_waves, stops_writes
 
@@ -22,23 +23,27 @@ PATRONI = "service:patroni"
 
 @dataclass(frozen=True, slots=True)
 class Intended:
-    """What an apply would do. `looked_at`: whose Patroni was planned; `restarts`: whose PostgreSQL would be."""
+    """What an apply would do. `looked_at`: whose Patroni was planned; `restarts`: whose PostgreSQL would be.
+
+    `joining`: nodes that the others do not let in yet; where Patroni is set up there, it is from a former life.
+    """
 
     stages: Sequence[Stage]
     plans: Mapping[str, Sequence[ResourceResult]]
     looked_at: Collection[str]
     restarts: Sequence[str] = ()
+    joining: Collection[str] = ()
 
 
 def held_up(cluster: Cluster, intended: Intended, health: ClusterHealth) -> list[str]:
     """Why that would wait in vain, in at most one sentence."""
     for what, down in _waits(cluster, intended, health):
         if down:
-            names = ", ".join(down)
-            return [
-                f"{names}: Patroni is down there, and {what} would wait until the cluster is steady; start it first: "
-                f"pgha-master apply {cluster.name} --only patroni"
-            ]
+            former = [name for name in down if name in intended.joining]
+            names = ", ".join(former or down)
+            start = f"start it first: pgha-master apply {cluster.name} --only patroni"
+            fix = f"it is from a former life: move {CONFIG} there out of the way" if former else start
+            return [f"{names}: Patroni is down there, and {what} would wait until the cluster is steady; {fix}"]
     return []
 
 

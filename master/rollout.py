@@ -193,6 +193,7 @@ class Rollout:
             measured = await self.restarts.measured()
             told = impact.describe(self.cluster, results, health, acts, measured, self.own.stages)
             told["order"] = (*(f"take {node} out of the cluster" for node in leaving), *told["order"])
+            told["impact"] = (*restarts.costs(self.departing.handing_over(), measured), *told["impact"])
             plan = plan.model_copy(update={**told, "restarts": tuple(due), "leaving": leaving})
         if lost is not None:
             await self.report.warn(lost.sentence())
@@ -212,7 +213,8 @@ class Rollout:
         health = self.keeper.health()
         patroni = self._chosen() if not self.only or "patroni" in self.only else ()
         due = () if self._no_restart() else plan.restarts
-        named += foresight.held_up(self.cluster, foresight.Intended(self.own.stages, results, patroni, due), health)
+        intended = foresight.Intended(self.own.stages, results, patroni, due, self.departing.joining())
+        named += foresight.held_up(self.cluster, intended, health)
         return named + absence.after_plan(results, health, self.keeper.away)
 
     # ---- stages

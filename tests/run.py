@@ -21,6 +21,7 @@ BESIDE = (  # the longest of those on nodes, and some more so that both streams 
     "tests/lab/test_bus_on_real_nodes.py",
     "tests/lab/test_cluster_life.py",
     "tests/lab/test_enrol_over_ssh.py",
+    "tests/lab/test_ssh_between_data_nodes.py",
     "tests/lab/test_the_lab_itself.py",
 )
 

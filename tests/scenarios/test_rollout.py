@@ -220,6 +220,9 @@ def test_who_leads_hands_over_before_it_is_taken_out(built: Simulation) -> None:
     reshape(simulation, three_nodes(nodes=nodes))
     lines = simulation.apply(allow_destroy=("pg-node1",))
     assert end(lines).exit == 0, end(lines).message
+    plan = next(line for line in lines if isinstance(line, Plan))
+    assert plan.impact[0].startswith("1 switchover, pg-node1 -> ")
+    assert "writes are refused for about 5.0 s" in plan.impact[0]
     assert simulation.world.leader in ("pg-node2", "node4")
     assert "pg-node1" not in {m.name for m in simulation.world.members}
 

@@ -65,6 +65,13 @@ def test_an_apply_that_starts_it_before_it_must_wait_goes_through(plans: dict[st
     assert said(down("pg-node2"), plans) == []
 
 
+def test_what_a_node_has_from_a_former_life_is_not_started_but_moved_away() -> None:
+    everywhere = {name: [ETCD] for name in NODES}
+    intended = Intended(STAGES, everywhere, (), joining=("pg-node2",))
+    (text,) = held_up(CLUSTER, intended, down("pg-node2").health())
+    assert text.endswith("it is from a former life: move /etc/patroni/config.yml there out of the way")
+
+
 def test_a_patroni_that_is_silent_while_its_service_runs_is_waited_for() -> None:
     assert said(down("pg-node2"), {name: [ETCD] for name in NODES}) == []
 
