@@ -27,6 +27,8 @@ THREE = {
     "witness-node": "region: us-west, role: witness",
 }
 
+STORE = {"name": "s3", "serves": "s3"}
+
 
 def wait_until(what: str, holds: Callable[[], Any], timeout_s: float, pause_s: float = 0.2) -> Any:
     """What `holds` gives once it is true. Fails with `what` and the last answer when it never was."""
@@ -47,11 +49,16 @@ class Said:
 
 @dataclass
 class Site:
-    """A lab, its master, and a definition of a cluster called prod."""
+    """A lab, its master, and a definition of a cluster called prod.
+
+    With `s3` the lab has one node more, called s3: what a client must know of its store is then in `store`.
+    """
 
     name: str
     root: Path
-    nodes: dict[str, str] = field(default_factory=dict)  # name -> address
+    s3: bool = False
+    nodes: dict[str, str] = field(default_factory=dict)  # name -> address, of pgha's nodes
+    store: dict[str, Any] = field(default_factory=dict)  # endpoint, port, bucket, region, key, key_secret, ca_file
     shape: dict[str, str] = field(default_factory=lambda: dict(THREE))  # name -> its fields but the address
     daemon: subprocess.Popen[bytes] | None = None
     said: list[str] = field(default_factory=list)  # all that pgha-master ever printed
@@ -85,6 +92,11 @@ class Site:
         self.said += [said.out, said.err]
         return said
 
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Type it, and do not wait for its end."""
+        with (self.root / "begun.log").open("ab") as log:
+            return subprocess.Popen([str(MASTER), *words], env=self.environment, stdout=log, stderr=log)
+
     def data(self, *words: str) -> dict[str, Any]:
         said = self.pgha(*words, "--json")
         assert said.rc == 0, said.err
@@ -112,12 +124,20 @@ class Site:
     def lab_exec(self, node: str) -> list[str]:
         return [sys.executable, str(LAB), "exec", node, "--"]
 
+    def boot(self, nodes: list[dict[str, str]], *words: str) -> None:
+        """Boot these nodes, as they stand in a lab's file, or the lab's three, and look at what there is."""
+        if nodes:
+            shape = self.root / "nodes.json"
+            shape.write_text(json.dumps({"nodes": nodes}))
+            words = (*words, "--file", str(shape))
+        self.lab("up", *words)
+        rows = json.loads(self.lab("status", "--json").out)["nodes"]
+        self.nodes = {row["name"]: row["address"] for row in rows if not row["s3"]}
+        self.store = next((row["s3"] for row in rows if row["s3"]), {})
+
     def up(self) -> None:
         """Boot bare nodes, one for each of the shape, and start a master for them."""
-        wanted = self.root / "nodes.json"
-        wanted.write_text(json.dumps({"nodes": [{"name": name} for name in self.shape]}))
-        self.lab("up", "--file", str(wanted))
-        self.nodes = {node["name"]: node["address"] for node in json.loads(self.lab("status", "--json").out)["nodes"]}
+        self.boot([*({"name": name} for name in self.shape), *([STORE] if self.s3 else [])])
         network = self.nodes["pg-node1"].rsplit(".", 2)[0]
         assert self.pgha("init", "--listen", f"{network}.0.1").rc == 0
         self.start_master()
@@ -141,6 +161,13 @@ class Site:
         fingerprint = self.data("keys", "list")["master_fingerprint"]
         host = self.nodes[node].rsplit(".", 2)[0] + ".0.1"
         return self.on(node, "pgha-minion", "enrol", "--master", host, "--fingerprint", fingerprint)
+
+    def join(self) -> None:
+        """Enrol all nodes, and let them in."""
+        for node in self.nodes:
+            assert self.enrol(node).rc == 0
+        assert self.pgha("keys", "accept", "--all", "--yes").rc == 0
+        wait_until("all minions are connected", lambda: self.connected() == set(self.nodes), 60)
 
     def connected(self) -> set[str]:
         said = self.pgha("run", "*", "ping", "--json")

@@ -9,7 +9,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "packaging" / "lab"))
 
 from labkit import plan, program  # noqa: E402
-from labkit.plan import LabError, Names, Wanted  # noqa: E402
+from labkit.lab import Built  # noqa: E402
+from labkit.plan import LabError, Names, Node, Wanted  # noqa: E402
 
 
 def test_the_default_lab_has_the_addresses_the_documents_name() -> None:
@@ -94,11 +95,29 @@ def test_a_lab_file_names_nodes_regions_and_addresses() -> None:
         ({"nodes": [{"region": "x"}]}, "node 1 .* no name"),
         ({"nodes": [{"name": "a", "adress": "10.90.4.2"}]}, "unknown key 'adress'"),
         ({"nodes": [{"name": "a", "address": 3}]}, "are text"),
+        ({"nodes": [{"name": "a", "serves": "ftp"}]}, "node a .* serve 'ftp'; what one can: s3"),
+        ({"nodes": [{"name": "a", "serves": None}]}, "serve None; what one can: s3"),
+        ({"nodes": [{"name": "a", "serves": ["s3"]}]}, r"serve \['s3'\]"),
     ],
 )
 def test_a_wrong_lab_file_is_told_where_it_is_wrong(content: object, complaint: str) -> None:
     with pytest.raises(LabError, match=complaint):
         plan.nodes_from_file(content)
+
+
+def test_a_node_of_a_lab_file_may_serve_s3_instead_of_being_a_host_for_pgha() -> None:
+    wanted = plan.nodes_from_file({"nodes": [{"name": "a"}, {"name": "s3", "serves": "s3"}]})
+    assert [(node.name, node.serves) for node in plan.place(wanted, 90)] == [("a", None), ("s3", "s3")]
+
+
+def test_what_a_lab_was_built_as_is_read_again_also_when_it_knew_no_stores_yet() -> None:
+    nodes = (Node("a", "10.90.1.11", "x"), Node("s3", "10.90.2.12", "x", "s3"))
+    built = Built(90, nodes, (Path("/code"), Path("/base")), (Path("/s3"), Path("/base")))
+    assert Built.from_json(built.to_json()) == built
+    assert (built.lowers_of(nodes[0])[0], built.lowers_of(nodes[1])[0]) == (Path("/code"), Path("/s3"))
+    old = '{"octet": 90, "nodes": [{"name": "a", "address": "10.90.1.11", "region": "x"}], "lowers": ["/base"]}'
+    assert Built.from_json(old) == Built(90, nodes[:1], (Path("/base"),))
+    assert Built.from_json(old).stores == []
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "10.90.0.5", "10.90.1.1", "10.90.1.255", "10.90.1", "fd00::1"])

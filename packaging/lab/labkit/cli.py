@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
     shape.add_argument(
         "--nodes", type=int, metavar="N", help="N nodes: pg-node1.., the last one the witness (default: 3)"
     )
-    shape.add_argument("--file", type=Path, help="nodes with name, region, address, as YAML (with ruamel.yaml) or JSON")
+    shape.add_argument(
+        "--file", type=Path, help="nodes with name, region, address, serves (s3), as YAML (with ruamel.yaml) or JSON"
+    )
     image = order("image", "make what nodes boot from, without booting any")
     image.add_argument("--refresh", action="store_true", help="drop what is cached first: today's packages")
     for sub in (up, image):
@@ -162,6 +164,9 @@ def show_status(lab: Lab, as_json: bool) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for r in rows:
+        if r.s3:
+            print(f"{r.name} serves S3: {r.s3}")
 
 
 def obey(lab: Lab, args: argparse.Namespace) -> None:

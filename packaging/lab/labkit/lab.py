@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import host, image, net, plan, program
+from . import host, image, net, plan, program, s3
 from .host import lock, run, write
 from .image import Cache, Say
 from .node import Machine
@@ -35,15 +35,25 @@ class Built:
     octet: int
     nodes: tuple[Node, ...]
     lowers: tuple[Path, ...]
+    s3_lowers: tuple[Path, ...] = ()  # of the nodes that serve S3
+
+    @property
+    def stores(self) -> list[Node]:
+        """The nodes that serve S3."""
+        return [node for node in self.nodes if node.serves == "s3"]
+
+    def lowers_of(self, node: Node) -> tuple[Path, ...]:
+        return self.s3_lowers if node.serves == "s3" else self.lowers
 
     def to_json(self) -> str:
-        nodes = [asdict(node) for node in self.nodes]
-        return json.dumps({"octet": self.octet, "nodes": nodes, "lowers": [str(p) for p in self.lowers]}, indent=2)
+        layers = {"lowers": [str(p) for p in self.lowers], "s3_lowers": [str(p) for p in self.s3_lowers]}
+        return json.dumps({"octet": self.octet, "nodes": [asdict(node) for node in self.nodes], **layers}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Built:
         raw: Any = json.loads(text)  # Any: our own file, checked by building the values
-        return cls(int(raw["octet"]), tuple(Node(**n) for n in raw["nodes"]), tuple(Path(p) for p in raw["lowers"]))
+        lowers, s3_lowers = (tuple(map(Path, layers)) for layers in (raw["lowers"], raw.get("s3_lowers", ())))
+        return cls(int(raw["octet"]), tuple(Node(**n) for n in raw["nodes"]), lowers, s3_lowers)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Status:
     boot: str  # running | degraded | starting | ... | off
     parted_from: tuple[str, ...]  # ("everybody",), some names, or nobody
     pid: int | None  # the host's pid of the node's PID 1
+    s3: s3.Store | None  # what it serves
 
     @property
     def state(self) -> str:
@@ -106,7 +117,8 @@ class Lab:
         for name in wanted:
             if name not in known:
                 raise LabError(f"lab {self.name} has no node {name!r}; it has {', '.join(known)}")
-        return [Machine(self.names, known[n], self.folder / "nodes" / n, built.lowers) for n in wanted or known]
+        nodes = [known[name] for name in wanted or known]
+        return [Machine(self.names, node, self.folder / "nodes" / node.name, built.lowers_of(node)) for node in nodes]
 
     # --- the whole lab ----------------------------------------------------------------------------------------
 
@@ -116,7 +128,9 @@ class Lab:
             built = self.built()
             if built is None:
                 built = self._found(wanted or plan.default_nodes(3), with_pgha)
-            elif wanted is not None and [w.name for w in wanted] != [n.name for n in built.nodes]:
+            elif wanted is not None and [(w.name, w.serves) for w in wanted] != [
+                (n.name, n.serves) for n in built.nodes
+            ]:
                 have = ", ".join(node.name for node in built.nodes)
                 raise LabError(
                     f"lab {self.name} is up with {have}: run `lab --name {self.name} down` before another shape"
@@ -127,6 +141,8 @@ class Lab:
                 with lock(net.HOST_LOCK):
                     net.remove(self.names)
                     net.build(self.names, built.octet, built.nodes)
+            if built.stores:
+                s3.furnish(self.folder, built.stores, built.s3_lowers[-1])
             off = [machine for machine in self.machines() if not machine.is_on()]
             if not off:
                 self.say(f"lab {self.name} is already up")
@@ -143,9 +159,10 @@ class Lab:
         asked = plan.wanted_octet(wanted)
         plan.place(wanted, asked or plan.DEFAULT_OCTET)  # complain before minutes of building
         lowers = self.image(with_pgha)
+        s3_lowers = s3.layers(self.cache, lowers[-1]) if any(want.serves == "s3" for want in wanted) else []
         with lock(net.HOST_LOCK):
             octet = plan.choose_octet(self.name, asked, net.taken_octets() | self._reserved())
-            built = Built(octet, tuple(plan.place(wanted, octet)), tuple(lowers))
+            built = Built(octet, tuple(plan.place(wanted, octet)), tuple(lowers), tuple(s3_lowers))
             write(self.folder / "lab.json", built.to_json())
             net.build(self.names, octet, built.nodes)
         return built
@@ -227,9 +244,9 @@ class Lab:
             node, init = machine.node, machine.init()
             parted = tuple(net.parted_from(self.names, node, built.nodes)) if has_router else ()
             power = "on" if machine.is_on() else "off"
-            return Status(
-                node.name, node.address, node.region, power, machine.boot_state(), parted, init.pid if init else None
-            )
+            pid = init.pid if init else None
+            store = s3.store(self.folder, node) if node in built.stores else None
+            return Status(node.name, node.address, node.region, power, machine.boot_state(), parted, pid, store)
 
         return self._each(self.machines(), one)
 

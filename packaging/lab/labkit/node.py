@@ -56,6 +56,11 @@ class Machine:
         return self.folder / "root"
 
     @property
+    def own(self) -> Path:
+        """Files that this node alone has, from its first boot on and after each `wipe`."""
+        return self.folder / "own"
+
+    @property
     def console(self) -> Path:
         return self.folder / "console.log"
 
@@ -111,6 +116,8 @@ class Machine:
                 f"127.0.0.1\tlocalhost\n127.0.1.1\t{self.node.name}\n::1\tlocalhost ip6-localhost\n",
             )
             write(self.root / "etc/hostname", f"{self.node.name}\n")
+            if self.own.exists():
+                run(["cp", "-a", f"{self.own}/.", str(self.root)])
 
     def unmount(self) -> None:
         if self.root.is_mount():

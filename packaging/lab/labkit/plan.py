@@ -21,7 +21,9 @@ DEFAULT_NAME = "pgha"
 DEFAULT_OCTET = 77
 OCTETS = range(78, 200)
 REGIONS = ("eu-west", "us-east", "us-west", "eu-north", "ap-south", "ap-east", "sa-east", "af-south")
+SERVICES = ("s3",)  # what a node may serve instead of being a bare host for pgha
 HOST = "host"  # the machine the lab runs on, as a peer in `partition --from`
+_KEYS = ("name", "region", "address", "serves")  # of a node in a lab file
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -36,6 +38,7 @@ class Node:
     name: str
     address: str
     region: str
+    serves: str | None = None  # one of SERVICES; None is a bare host
 
     @property
     def subnet(self) -> int:
@@ -59,6 +62,7 @@ class Wanted:
     name: str
     region: str
     address: str | None = None
+    serves: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,9 @@ def default_nodes(count: int) -> list[Wanted]:
 
 
 def nodes_from_file(content: Any) -> list[Wanted]:  # Any: what a YAML or JSON reader returns
-    """The nodes of a lab file: {"nodes": [{"name": .., "region": .., "address": ..}, ..]}, the last two optional.
+    """The nodes of a lab file: {"nodes": [{"name": .., "region": .., "address": .., "serves": "s3"}, ..]}.
+
+    Only the name must be there.
 
     Raises: LabError that names the entry which is wrong, and how.
     """
@@ -135,15 +141,21 @@ def nodes_from_file(content: Any) -> list[Wanted]:  # Any: what a YAML or JSON r
     for i, entry in enumerate(entries):
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
             raise LabError(f"node {i + 1} of the lab file has no name")
-        if unknown := sorted(set(entry) - {"name", "region", "address"}):
+        if unknown := sorted(set(entry) - set(_KEYS)):
             raise LabError(
-                f"node {entry['name']} of the lab file: unknown key {unknown[0]!r}; known: name, region, address"
+                f"node {entry['name']} of the lab file: unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}"
             )
         region = entry.get("region", REGIONS[i % len(REGIONS)])
         address = entry.get("address")
         if not isinstance(region, str) or not isinstance(address, str | None):
             raise LabError(f"node {entry['name']} of the lab file: region and address are text")
-        wanted.append(Wanted(entry["name"], region, address))
+        serves = entry.get("serves")
+        if "serves" in entry and serves not in SERVICES:
+            raise LabError(
+                f"node {entry['name']} of the lab file: no node can serve {serves!r}; what one can: "
+                f"{', '.join(SERVICES)}. Without `serves` it is a bare host"
+            )
+        wanted.append(Wanted(entry["name"], region, address, serves))
     return wanted
 
 
@@ -198,7 +210,7 @@ def place(wanted: Collection[Wanted], octet: int) -> list[Node]:
     for i, want in enumerate(wanted, start=1):
         check_name(want.name, "node")
         subnet = next(s for s in (*range(i, 255), *range(1, i)) if s not in used)
-        node = Node(want.name, want.address or f"10.{octet}.{subnet}.{10 + subnet % 240}", want.region)
+        node = Node(want.name, want.address or f"10.{octet}.{subnet}.{10 + subnet % 240}", want.region, want.serves)
         for other in nodes:
             if other.name == node.name:
                 raise LabError(f"two nodes are called {node.name}")
