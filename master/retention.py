@@ -16,8 +16,8 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..common.clock import Clock
-from ..common.cluster import Bytes
 from ..common.errors import HostError
+from ..common.fields import Bytes
 
 log = logging.getLogger("pgha.retention")
 

@@ -133,7 +133,7 @@ def rotate(screen: Terminal, name: str, of_master: bool, finish: bool, force: bo
 @with_terminal
 def token(screen: Terminal, name: str, ttl: str) -> None:
     """Make a token that lets a node in without asking, and print the line to run there."""
-    from ...common.cluster import seconds
+    from ...common.fields import seconds
 
     try:
         ttl_s = seconds(ttl)
