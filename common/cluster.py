@@ -7,83 +7,15 @@ text such as `5s` and here seconds; a size is text such as `1MiB` and here bytes
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from .backup import Backup
+from .fields import Address, Bytes, Network, Port, Scalar, Seconds, Section, loss, one_or_many
 from .names import ClusterName, NodeName
-
-_DURATION = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = {"": 1, "B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3} | {
-    "KiB": 1024,
-    "MiB": 1024**2,
-    "GiB": 1024**3,
-}
-
-
-def seconds(value: object) -> object:
-    """`5s`, `500ms`, `2h` or a number of seconds -> seconds. Raises ValueError with the accepted forms."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
-        if not match:
-            raise ValueError("expected a duration such as 500ms, 5s, 10m, 2h or 30d")
-        return float(match[1]) * _DURATION[match[2]]
-    return value
-
-
-def size(value: object) -> object:
-    """`1MiB`, `256MB`, `2GiB` or a number of bytes -> bytes. Raises ValueError with the accepted forms."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB|)", value.strip())
-        if not match:
-            raise ValueError("expected a size such as 1MiB, 256MB or 2GiB")
-        return int(match[1]) * _SIZE[match[2]]
-    return value
-
-
-def address(value: object) -> str:
-    """An IP address in its canonical text. Raises ValueError."""
-    try:
-        return str(ipaddress.ip_address(str(value)))
-    except ValueError:
-        raise ValueError("expected an IP address such as 10.0.1.11") from None
-
-
-def network(value: object) -> str:
-    """A CIDR network in its canonical text; a bare address is a network of one. Raises ValueError."""
-    try:
-        return str(ipaddress.ip_network(str(value), strict=False))
-    except ValueError:
-        raise ValueError("expected a network such as 192.0.2.0/24 or an address") from None
-
-
-def loss(value: object) -> object:
-    """A size that may be lost; none at all is `zero`, however it is written. Raises ValueError."""
-    try:
-        bytes_ = value if value == "zero" else size(value)
-    except ValueError as error:
-        raise ValueError(str(error).replace("expected", "expected 'zero' or", 1)) from None
-    return "zero" if type(bytes_) is int and bytes_ == 0 else bytes_
-
-
-def one_or_many(value: object) -> object:
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(size), Field(ge=0)]
-Address = Annotated[str, BeforeValidator(address)]
-Network = Annotated[str, BeforeValidator(network)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Scalar = bool | int | float | str
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class Role(str, Enum):
@@ -170,9 +102,9 @@ class Postgresql(Section):
     version: int | None = None  # None: the newest major of the package source
     source: Literal["distribution", "pgdg"] | AptSource = "distribution"
     port: Port = 5432
-    parameters: dict[str, Scalar] = {}
-    local_parameters: dict[str, Scalar] = {}
-    initdb: dict[str, Scalar] = {}
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    local_parameters: dict[str, Scalar] = Field(default_factory=dict)
+    initdb: dict[str, Scalar] = Field(default_factory=dict)
     pg_hba: tuple[str, ...] = ()  # lines put before the generated catch-all
     password_encryption: Literal["scram-sha-256"] = "scram-sha-256"
 
@@ -198,6 +130,7 @@ class Patroni(Section):
     failsafe_mode: bool = True
     use_pg_rewind: bool = True
     use_slots: bool = True
+    on_rewind_failure: Literal["reinit-from-backup", "keep"] = "reinit-from-backup"  # where there are backups
     watchdog: Watchdog = Watchdog()
     restapi: RestApi = RestApi()
 
@@ -262,7 +195,7 @@ class Time(Section):
 class System(Section):
     packages: Packages = Packages()
     time: Time = Time()
-    sysctl: dict[str, int | str] = {"vm.swappiness": 10}
+    sysctl: dict[str, int | str] = Field(default_factory=lambda: dict[str, int | str]({"vm.swappiness": 10}))
     thp: Literal["never", "madvise", "keep"] = "never"
     ssh_between_data_nodes: bool = False  # of user postgres; nothing of the cluster uses it
 
@@ -285,19 +218,17 @@ class Reconcile(Section):
     overrides: tuple[Override, ...] = ()  # the last one that matches counts
 
 
-class S3(Section):
-    bucket: str
-    region: str = "us-east-1"
-    path: str = "/"
-    endpoint: str | None = None
+class FromBackup(Section):
+    """`to`: `latest`, or a time with its offset from UTC. `label`: the backup to begin with."""
+
+    to: str = "latest"
+    label: str = ""
 
 
-class Backup(Section):
-    """Read and checked, not applied yet: docs/reference/cluster-file.md says so and so does `validate`."""
+class Bootstrap(Section):
+    """How a cluster gets its first data: None: an empty database."""
 
-    s3: S3 | None = None
-    credentials: dict[Literal["key", "secret"], str] = {}
-    retention: dict[Literal["full", "diff", "archive"], int] = {}
+    from_backup: FromBackup | None = None
 
 
 class Cluster(Section):
@@ -319,6 +250,7 @@ class Cluster(Section):
     access: Access = Access()
     system: System = System()
     backup: Backup | None = None
+    bootstrap: Bootstrap = Bootstrap()
     reconcile: Reconcile = Reconcile()
 
     @property

@@ -11,30 +11,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-TEXT_LIMIT = 200  # characters
-MEMBER_LIMIT = 64
+from .telemetry_backup import BackupSample
+from .telemetry_parts import MEMBER_LIMIT, TEXT_LIMIT, Part, Text, clipped
 
-
-def clipped(value: object) -> object:
-    """Text on one line, printable, at most TEXT_LIMIT characters; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    line = " ".join(value.split())
-    if not line.isprintable():  # it ends up on somebody's terminal
-        line = "".join(sign if sign.isprintable() else "?" for sign in line)
-    return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 3] + "..."
+__all__ = ["MEMBER_LIMIT", "TEXT_LIMIT", "BackupSample", "Text", "clipped"]
 
 
-Text = Annotated[str, BeforeValidator(clipped), Field(max_length=TEXT_LIMIT)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class HostSample(_Part):
+class HostSample(Part):
     """Percents are 0..100. `clock_synchronised` is None when no time service can be asked."""
 
     cpu_percent: float
@@ -46,7 +31,7 @@ class HostSample(_Part):
     uptime_s: float
 
 
-class EtcdMember(_Part):
+class EtcdMember(Part):
     """`id` is lower-case hex without 0x, as etcdctl's table prints it. A member that never started has no name."""
 
     id: Text
@@ -56,7 +41,7 @@ class EtcdMember(_Part):
     learner: bool = False
 
 
-class EtcdSample(_Part):
+class EtcdSample(Part):
     """`members` is looked up less often than the rest, so it may be some samples old; empty when it was never seen."""
 
     healthy: bool = False
@@ -73,7 +58,7 @@ class EtcdSample(_Part):
     error: Text = ""
 
 
-class PatroniMember(_Part):
+class PatroniMember(Part):
     """A line of GET /cluster. `lag_bytes`: what it had not received when it last told etcd; None: unknown."""
 
     name: Text
@@ -82,7 +67,7 @@ class PatroniMember(_Part):
     lag_bytes: int | None = None
 
 
-class PendingSetting(_Part):
+class PendingSetting(Part):
     """A parameter that waits for a restart of PostgreSQL, and its value now and after it."""
 
     name: Text
@@ -90,7 +75,7 @@ class PendingSetting(_Part):
     after: Text = ""
 
 
-class PatroniSample(_Part):
+class PatroniSample(Part):
     """What the local Patroni says of itself, in words of /cluster.
 
     role: leader, replica, sync_standby, quorum_standby, standby_leader; "" when it is not known.
@@ -117,7 +102,7 @@ class PatroniSample(_Part):
     error: Text = ""
 
 
-class Backend(_Part):
+class Backend(Part):
     """One server of one HAProxy backend. `status` is HAProxy's word: "UP", "DOWN", "UP 1/3", "MAINT", "no check"."""
 
     name: Text  # of the backend: pg_primary_nodes, pg_replica_nodes
@@ -131,13 +116,13 @@ class Backend(_Part):
         return self.status.split(" ")[0] in ("UP", "no")
 
 
-class HaproxySample(_Part):
+class HaproxySample(Part):
     backends: Annotated[tuple[Backend, ...], Field(max_length=4 * MEMBER_LIMIT)] = ()
     version: Text = ""
     error: Text = ""
 
 
-class CertificateSample(_Part):
+class CertificateSample(Part):
     """`not_after` is Unix time; None when the file is no readable certificate."""
 
     path: Text
@@ -145,7 +130,7 @@ class CertificateSample(_Part):
     not_after: float | None = None
 
 
-class Sample(_Part):
+class Sample(Part):
     """One look at a node. `at` is the node's own clock, Unix seconds: for people, never for deciding what is stale."""
 
     at: float
@@ -153,8 +138,11 @@ class Sample(_Part):
     etcd: EtcdSample | None = None
     patroni: PatroniSample | None = None
     haproxy: HaproxySample | None = None
+    backup: BackupSample | None = None
     certificates: Annotated[tuple[CertificateSample, ...], Field(max_length=MEMBER_LIMIT)] = ()
-    units: dict[str, Text] = {}  # unit -> systemd's word; units that are not there are left out
+    units: dict[str, Text] = Field(
+        default_factory=dict
+    )  # unit -> systemd's word; units that are not there are left out
     touched: Annotated[
         tuple[Text, ...], Field(max_length=MEMBER_LIMIT)
     ] = ()  # managed files, since they were looked at

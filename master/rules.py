@@ -15,7 +15,7 @@ from datetime import date
 from ..common.cluster import Cluster, Node
 from ..common.errors import Problem
 from ..common.yamltext import Document, KeyPath
-from . import parameters
+from . import parameters, rules_backup
 
 SSH_PORT = 22
 ELECTION_MAX_MS = 50_000
@@ -36,7 +36,7 @@ def judge(document: Document, cluster: Cluster, today: date, whole: bool) -> lis
         *_access(document, cluster),
         *_version(document, cluster, today),
         *_parameters(document, cluster),
-        *_backup(document, cluster),
+        *rules_backup.judge(document, cluster),
     ]
     return [*problems, *_voters(document, cluster), *_data_nodes(document, cluster)] if whole else problems
 
@@ -176,6 +176,8 @@ def _listeners(cluster: Cluster, node: Node) -> list[tuple[int, KeyPath]]:
         ports += [(cluster.haproxy.rw_port, ("haproxy", "rw_port"))]
         ports += [(cluster.haproxy.ro_port, ("haproxy", "ro_port"))]
         ports += [(cluster.haproxy.stats.port, ("haproxy", "stats", "port"))]
+    if cluster.backup is not None and cluster.backup.has_part(node.name, data=node.is_data):
+        ports += [(cluster.backup.port, ("backup", "port"))]
     return ports
 
 
@@ -254,12 +256,3 @@ def _owner(cluster: Cluster, section: str, name: str, value: object) -> str:
     if name == "wal_level" and str(value).lower() not in ("replica", "logical"):
         return "replication needs  replica  or  logical"
     return parameters.owner(name, backup=cluster.backup is not None)
-
-
-def _backup(document: Document, cluster: Cluster) -> list[Problem]:
-    if cluster.backup is None:
-        return []
-    message = "backup is read and checked, but not applied yet: no backup is made"
-    return [
-        document.problem("C060", ("backup",), message, "make backups by other means until then", key=True, warning=True)
-    ]

@@ -314,8 +314,7 @@ def test_a_password_in_clear_is_refused_and_not_repeated(line: str) -> None:
 
 @pytest.mark.parametrize("value", ["env:AWS_KEY", "file:/etc/pgha/secrets/s3", "vault:kv/s3#key", "generated"])
 def test_a_reference_to_a_secret_is_accepted(value: str) -> None:
-    found = problems(with_lines(f'backup: {{credentials: {{secret: "{value}"}}}}'))
-    assert [p.code for p in found] == ["C060"]
+    assert problems(with_lines(f'backup: {{s3: {{bucket: b}}, encryption: {{pass: "{value}"}}}}')) == []
 
 
 def test_the_encryption_of_passwords_is_no_password() -> None:
@@ -391,8 +390,22 @@ def test_a_parameter_takes_values_of_its_type(setting: str, fine: bool) -> None:
     assert found == ([] if fine else ["C057"])
 
 
-def test_a_backup_section_is_said_not_to_be_applied_yet() -> None:
-    assert only(with_lines("backup: {s3: {bucket: b}}"), "C060").warning
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("{retention: {full: 2}}", "no repository"),
+        ("{posix: {on: pg-node9}}", "'pg-node9' is no node"),
+        ("{posix: {on: pg-node1}}", "has a database"),
+        ("{posix: [{on: witness-node}, {on: witness-node}]}", "same folder"),
+        ("{azure: {container: c, account: a}}", "credentials"),
+        ("{s3: {bucket: b, credentials: {key: 'env:K'}}}", "credentials"),
+        ("{s3: {bucket: b}, drill: {on: pg-node9}}", "'pg-node9' is no node"),
+    ],
+)
+def test_a_backup_section_that_could_not_work_is_refused_with_what_is_missing(section: str, said: str) -> None:
+    problem = only(with_lines(f"backup: {section}"), "C060")
+    assert said in problem.message
+    assert problem.hint
 
 
 def test_a_major_past_its_end_of_life_is_a_warning() -> None:
