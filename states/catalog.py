@@ -7,32 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from ..common.cluster import Cluster
 from ..common.errors import UserError
 from .document import Builder, Context
-from .documents import database, etcd, firewall, haproxy, hardening, patroni, pki, ssh
+from .documents import backup, database, etcd, firewall, haproxy, hardening, patroni, pgbackrest, pki, ssh
 from .graph import order
 from .resource import AnyResource
-from .software import packages, postgresql_major
+from .software import packages
+from .versions import postgresql_major
 
 DOCUMENTS: dict[str, Builder] = {
     "hardening": hardening.build,
     "pki": pki.build,
     "firewall": firewall.build,
     "etcd": etcd.build,
+    "pgbackrest": pgbackrest.build,
     "patroni": patroni.build,
     "ssh": ssh.build,
     "haproxy": haproxy.build,
     "database": database.build,  # works only where a leader is
+    "backup": backup.build,
 }
 
-SECRETS: tuple[str, ...] = (
+_SECRETS: tuple[str, ...] = (
     "postgresql/superuser",
     "postgresql/replication",
     "postgresql/rewind",
     "postgresql/probe",
     "patroni/restapi",
 )
-"""What a cluster's vault must hold before its documents are built; `Context.secrets` has these names."""
+
+
+def secrets(cluster: Cluster) -> tuple[str, ...]:
+    """What a cluster's vault must hold before its documents are built; `Context.secrets` has these names."""
+    own = cluster.backup is not None and cluster.backup.encryption.generated
+    return (*_SECRETS, "backup/cipher") if own else _SECRETS
 
 
 def compile(context: Context, documents: Collection[str] | None = None) -> list[AnyResource]:
@@ -66,4 +75,4 @@ def compile(context: Context, documents: Collection[str] | None = None) -> list[
     ]
 
 
-__all__ = ["DOCUMENTS", "SECRETS", "compile", "packages", "postgresql_major"]
+__all__ = ["DOCUMENTS", "compile", "packages", "postgresql_major", "secrets"]

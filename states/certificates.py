@@ -21,6 +21,8 @@ ETCD_TLS = "/etc/etcd/tls"
 PATRONI_TLS = "/etc/patroni/tls"
 HAPROXY_TLS = "/etc/haproxy/tls"
 PGHA_TLS = "/etc/pgha/tls"
+PGBACKREST_TLS = "/etc/pgbackrest/tls"
+CLIENTS_CA = f"{PATRONI_TLS}/clients.crt"
 
 SUPERUSER = "postgres"
 REPLICATION = "replicator"
@@ -52,7 +54,7 @@ class CertificateSpec:
 
 
 def certificates(cluster: Cluster, node: Node) -> tuple[CertificateSpec, ...]:
-    """Every certificate the node may hold, in the order of the services: etcd, Patroni, PostgreSQL, HAProxy, pgha."""
+    """Every certificate the node may hold, by service: etcd, Patroni, PostgreSQL, HAProxy, pgha, pgBackRest."""
     held: list[CertificateSpec] = []
     if node.is_etcd:
         held.append(_etcd_server(node))
@@ -61,12 +63,25 @@ def certificates(cluster: Cluster, node: Node) -> tuple[CertificateSpec, ...]:
     if node.is_proxy:
         held.append(_client("haproxy-client", "haproxy", HAPROXY_TLS, "client", "root", bundle=True))
         held.append(_client("pgha-probe", PROBE, PGHA_TLS, "pgha-probe", "root"))
+    if cluster.backup is not None and cluster.backup.has_part(node.name, data=node.is_data):
+        held.append(_pgbackrest(node))
     return tuple(held)
 
 
 def certificate(cluster: Cluster, node: Node, name: str) -> CertificateSpec | None:
     """The certificate of that name, None when this node may not hold it."""
     return next((spec for spec in certificates(cluster, node) if spec.name == name), None)
+
+
+def certificate_ids(cluster: Cluster, node: Node, directory: str) -> tuple[str, ...]:
+    """The ids of this node's certificates in that folder, and of the authorities' they are checked against."""
+    ids = [f"certificate:{spec.name}" for spec in certificates(cluster, node) if spec.directory == directory]
+    return (*ids, *authority_ids(directory))
+
+
+def authority_ids(directory: str) -> tuple[str, ...]:
+    own = (f"file:{directory}/ca.crt",)
+    return (*own, f"file:{CLIENTS_CA}") if directory == PATRONI_TLS else own
 
 
 def _own_names(node: Node) -> tuple[str, ...]:
@@ -83,6 +98,19 @@ def _etcd_server(node: Node) -> CertificateSpec:
         directory=ETCD_TLS,
         basename="etcd-server",
         group="etcd",
+    )
+
+
+def _pgbackrest(node: Node) -> CertificateSpec:
+    """Server and client at once: each node's pgBackRest asks the others' servers, and knows them by this name."""
+    return CertificateSpec(
+        name="pgbackrest",
+        common_name=node.name,
+        sans=_own_names(node),
+        usages=("server", "client"),
+        directory=PGBACKREST_TLS,
+        basename="pgbackrest",
+        group="postgres",
     )
 
 

@@ -36,6 +36,7 @@ from .resources.postgres import PostgresRole, Sql
 from .resources.service import Service
 from .resources.ssh import AuthorizedKey, SshKey
 from .resources.sshd import Sshd
+from .resources.stanza import Stanza
 from .resources.thp import Thp
 from .resources.time_sync import TimeSync
 from .resources.units import DropIn, Timer, UnitFile
@@ -68,6 +69,7 @@ AnyKind = (
     | Sql
     | Sshd
     | SshKey
+    | Stanza
     | Symlink
     | Sysctl
     | Thp

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ..common.cluster import Cluster, Node
 from ..common.facts import HostFacts
-from .software import postgresql_major
+from .versions import postgresql_major
 
 NAMES: dict[str, str] = {
     "node.name": "the node's name in the definition",

@@ -14,14 +14,12 @@ Source: etcd 3.5, configuration file and operations guide; works as it is from 3
 
 from __future__ import annotations
 
-from ..certificates import ETCD_TLS
-from ..document import Context
+from ..certificates import ETCD_TLS, authority_ids, certificate_ids
+from ..document import PACKAGES, Context
 from ..render import Yaml, endpoint, managed, to_yaml
 from ..resource import AnyResource
 from ..resources.files import Directory, File
 from ..resources.service import Service
-from .hardening import PACKAGES
-from .pki import authority_ids, certificate_ids
 
 CONFIG = "/etc/etcd/etcd.conf.yml"
 DATA = "/var/lib/etcd/pgha"
@@ -60,7 +58,7 @@ def build(context: Context) -> list[AnyResource]:
             unit="etcd",
             wait=False,
             on_change="restart",
-            requires=certificate_ids(context, ETCD_TLS),
+            requires=certificate_ids(context.cluster, context.node, ETCD_TLS),
             watches=(config.id, arguments.id, drop_in.id, *authority_ids(ETCD_TLS)),
         ),
     ]

@@ -14,11 +14,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from ...common.backup import Backup
 from ...common.cluster import Cluster, Node
-from ..document import Context
+from ..document import PACKAGES, Context
 from ..resource import AnyResource
 from ..resources.firewall import Firewall, FirewallRule, canonical
-from .hardening import PACKAGES
 
 SSH = 22
 
@@ -44,6 +44,8 @@ def flows(cluster: Cluster, node: Node) -> tuple[FirewallRule, ...]:
         rules += _data(cluster, node)
     if node.is_proxy:
         rules += _proxy(cluster)
+    if cluster.backup is not None:
+        rules += _backup(cluster, cluster.backup, node)
     unique: dict[tuple[int, str], FirewallRule] = {}
     for rule in rules:
         unique.setdefault((rule.port, canonical(rule.source)), rule)
@@ -77,6 +79,15 @@ def _proxy(cluster: Cluster) -> list[FirewallRule]:
     if not ipaddress.ip_address(haproxy.stats.listen).is_loopback:
         rules += _from_networks(haproxy.stats.port, cluster.access.monitoring, "HAProxy statistics")
     return rules
+
+
+def _backup(cluster: Cluster, backup: Backup, node: Node) -> list[FirewallRule]:
+    """Those with a database and those with a repository ask one another; one that proves restores asks repositories."""
+    parties = [peer for peer in cluster.nodes if peer.is_data or backup.numbers_at(peer.name)]
+    if node not in parties:
+        return []
+    proves = [peer for peer in cluster.nodes if peer.name == backup.drill.on and backup.numbers_at(node.name)]
+    return _from_nodes(backup.port, dict.fromkeys([*parties, *proves]), node, "backups")
 
 
 def _from_nodes(port: int, peers: Iterable[Node], node: Node, what: str) -> list[FirewallRule]:

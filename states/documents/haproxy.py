@@ -19,14 +19,12 @@ Accepted by HAProxy 2.4 to 3.0.
 from __future__ import annotations
 
 from ...common.cluster import Cluster
-from ..certificates import HAPROXY_TLS
-from ..document import Context
+from ..certificates import HAPROXY_TLS, certificate_ids
+from ..document import PACKAGES, Context
 from ..render import endpoint, managed
 from ..resource import AnyResource
 from ..resources.files import File
 from ..resources.service import Service
-from .hardening import PACKAGES
-from .pki import certificate_ids
 
 CONFIG = "/etc/haproxy/haproxy.cfg"
 SOCKET = "/run/haproxy/admin.sock"
@@ -73,7 +71,7 @@ ExecReload=/bin/kill -USR2 $MAINPID
 def build(context: Context) -> list[AnyResource]:
     if not context.node.is_proxy:
         return []
-    held = certificate_ids(context, HAPROXY_TLS)
+    held = certificate_ids(context.cluster, context.node, HAPROXY_TLS)
     config = File(
         path=CONFIG,
         content=managed(context.cluster.name) + configuration(context.cluster),

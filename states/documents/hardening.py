@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ...common.cluster import AptSource, Cluster
 from ...common.errors import UserError
-from ..document import Context
+from ..document import PACKAGES, Context
 from ..render import managed
 from ..resource import AnyResource
 from ..resources.block import Block
@@ -27,7 +27,6 @@ from ..resources.time_sync import TimeSync
 from ..software import packages, stack
 from . import ssh
 
-PACKAGES = "packages:base"
 KEYRING = "/etc/apt/keyrings/pgha-postgresql.asc"
 SOURCES = "/etc/apt/sources.list.d/pgha-postgresql.sources"
 CREATE_CLUSTER = "/etc/postgresql-common/createcluster.conf"
@@ -73,7 +72,8 @@ def _apt_source(context: Context) -> list[AnyResource]:
 
 
 def _no_cluster_by_itself(context: Context) -> list[AnyResource]:
-    if not context.node.is_data:
+    backup = context.cluster.backup
+    if not context.node.is_data and (backup is None or backup.drill.on != context.node.name):
         return []
     text = managed(context.cluster.name) + "create_main_cluster = false\n"
     return [File(path=CREATE_CLUSTER, content=text)]

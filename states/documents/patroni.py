@@ -17,8 +17,10 @@ from __future__ import annotations
 from typing import cast
 
 from ...common.cluster import Cluster
-from ..certificates import PATRONI_TLS, REPLICATION, REWIND, SUPERUSER
-from ..document import Context
+from ..backups.driver import WAIT
+from ..backups.settings import settings
+from ..certificates import CLIENTS_CA, PATRONI_TLS, REPLICATION, REWIND, SUPERUSER, certificate_ids
+from ..document import PACKAGES, Context
 from ..hba import lines as hba_lines
 from ..render import Yaml, endpoint, managed, quoted, to_yaml
 from ..resource import AnyResource
@@ -26,9 +28,7 @@ from ..resources.files import Directory, File, Symlink
 from ..resources.patroni_file import PatroniFile
 from ..resources.postgres_parameters import Value
 from ..resources.service import Service
-from ..software import postgresql_major
-from .hardening import PACKAGES
-from .pki import CLIENTS_CA, certificate_ids
+from ..versions import postgresql_major
 
 CONFIG = "/etc/patroni/config.yml"
 REST_USER = "patroni"
@@ -83,7 +83,7 @@ def build(context: Context) -> list[AnyResource]:
             unit="patroni",
             on_change="reload",
             requires=tuple(resource.id for resource in needed),
-            watches=(config.id, *certificate_ids(context, PATRONI_TLS)),
+            watches=(config.id, *certificate_ids(context.cluster, context.node, PATRONI_TLS)),
         ),
     ]
 
@@ -94,7 +94,7 @@ def bin_dir(context: Context) -> str:
 
 def dynamic_settings(cluster: Cluster) -> dict[str, Yaml]:
     """What belongs to the cluster and not to a node: at bootstrap, and kept so afterwards (`database` document)."""
-    timers, mode = cluster.timers, cluster.synchronous_mode
+    timers, mode, tool = cluster.timers, cluster.synchronous_mode, settings(cluster)
     return {
         "ttl": timers.ttl,
         "loop_wait": timers.loop_wait,
@@ -107,6 +107,7 @@ def dynamic_settings(cluster: Cluster) -> dict[str, Yaml]:
             "use_pg_rewind": cluster.patroni.use_pg_rewind,
             "use_slots": cluster.patroni.use_slots,
             "parameters": parameters(cluster),
+            **({"recovery_conf": {"restore_command": tool.restore_command(cluster)}} if tool else {}),
         },
     }
 
@@ -125,7 +126,8 @@ def parameters(cluster: Cluster) -> dict[str, Yaml]:
     if cluster.synchronous_mode != "off":
         # a commit waits for a replica that is cut off until its connection ends: 10 s instead of the default's 60 s
         found["wal_sender_timeout"] = "10s"
-    return found | cluster.postgresql.parameters
+    tool = settings(cluster)
+    return found | (tool.parameters(cluster) if tool else {}) | cluster.postgresql.parameters
 
 
 def configuration(context: Context) -> dict[str, Yaml]:
@@ -191,15 +193,31 @@ def _postgresql(context: Context) -> Yaml:
         "use_unix_socket_repl": True,
         "parameters": local,
         "pg_hba": list(hba_lines(cluster)),
-        "basebackup": [{"checkpoint": "fast"}],
-        # a member that cannot be rewound keeps its data for a person to look at; `pgha-master reinit` replaces it
-        "remove_data_directory_on_rewind_failure": False,
-        "remove_data_directory_on_diverged_timelines": False,
+        **_replicas(cluster),
         "authentication": {
             "superuser": _login(SUPERUSER, "superuser", "postgres"),
             "replication": _login(REPLICATION, "replication", "replicator"),
             "rewind": _login(REWIND, "rewind", "rewind_user"),
         },
+    }
+
+
+def _replicas(cluster: Cluster) -> dict[str, Yaml]:
+    """How a member gets its data, and what becomes of one that cannot be rewound.
+
+    With backups it is made anew from them, as the leader holds what it lacks. Without, it keeps its data for a person
+    to look at, and `pgha-master reinit` replaces it.
+    """
+    tool = settings(cluster)
+    methods: dict[str, Yaml] = {"basebackup": [{"checkpoint": "fast"}]}
+    if tool is not None and cluster.backup is not None:
+        name = cluster.backup.driver
+        methods |= {"create_replica_methods": [name, "basebackup"], name: tool.replica_method(cluster)}
+    anew = tool is not None and cluster.patroni.on_rewind_failure == "reinit-from-backup"
+    return {
+        **methods,
+        "remove_data_directory_on_rewind_failure": anew,
+        "remove_data_directory_on_diverged_timelines": anew,
     }
 
 
@@ -258,7 +276,7 @@ def _tags(context: Context) -> Yaml:
 
 
 def _drop_in(context: Context) -> File:
-    lines = ["[Service]", "LimitNOFILE=65536"]
+    lines = ["[Unit]", f"ConditionPathExists=!{WAIT}", "", "[Service]", "LimitNOFILE=65536"]
     watchdog = context.cluster.patroni.watchdog
     if not _no_watchdog(context):
         if watchdog.mode == "required":

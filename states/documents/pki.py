@@ -13,17 +13,31 @@ import hashlib
 import ssl
 
 from ...common.errors import UserError
-from ..certificates import ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGHA_TLS, PROBE, CertificateSpec, certificates
-from ..document import Context
+from ..certificates import (
+    CLIENTS_CA,
+    ETCD_TLS,
+    HAPROXY_TLS,
+    PATRONI_TLS,
+    PGBACKREST_TLS,
+    PGHA_TLS,
+    PROBE,
+    CertificateSpec,
+    certificates,
+)
+from ..document import PACKAGES, Context
 from ..render import pgpass_field
 from ..resource import AnyResource
 from ..resources.certificate import Certificate
 from ..resources.files import Directory, File
-from .hardening import PACKAGES
 
-CLIENTS_CA = f"{PATRONI_TLS}/clients.crt"
 PROBE_PASSWORD = f"{PGHA_TLS}/probe.pgpass"
-_GROUPS = {ETCD_TLS: "etcd", PATRONI_TLS: "postgres", HAPROXY_TLS: "root", PGHA_TLS: "root"}
+_GROUPS = {
+    ETCD_TLS: "etcd",
+    PATRONI_TLS: "postgres",
+    HAPROXY_TLS: "root",
+    PGHA_TLS: "root",
+    PGBACKREST_TLS: "postgres",
+}
 
 
 def build(context: Context) -> list[AnyResource]:
@@ -40,18 +54,6 @@ def build(context: Context) -> list[AnyResource]:
         if directory == PGHA_TLS:
             found.append(_probe_password(context, folder))
     return found
-
-
-def certificate_ids(context: Context, directory: str) -> tuple[str, ...]:
-    """The ids of this node's certificates in that folder, and of the authorities' they are checked against."""
-    specs = certificates(context.cluster, context.node)
-    ids = [f"certificate:{spec.name}" for spec in specs if spec.directory == directory]
-    return (*ids, *authority_ids(directory))
-
-
-def authority_ids(directory: str) -> tuple[str, ...]:
-    own = (f"file:{directory}/ca.crt",)
-    return (*own, f"file:{CLIENTS_CA}") if directory == PATRONI_TLS else own
 
 
 def fingerprint(pem: str) -> str:

@@ -9,8 +9,9 @@ import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.facts import HostFacts
 from pgha.common.secret import Secret
+from pgha.master import references
 from pgha.master.authority import Authority
-from pgha.states.catalog import SECRETS
+from pgha.states.catalog import secrets
 from pgha.states.document import Context
 
 
@@ -41,9 +42,10 @@ def context_of(authority_of_prod: Authority) -> Callable[..., Context]:
             cluster=cluster,
             node=cluster.node(node),
             facts=_facts(node, **(facts or {})),
-            secrets={name: Secret(f"password-of-{name}") for name in SECRETS},
+            secrets={name: Secret(f"password-of-{name}") for name in (*secrets(cluster), *references.wanted(cluster))},
             ca_pem=authority_of_prod.ca_pem,
             client_ca_pem=authority_of_prod.client_ca_pem,
+            files=dict.fromkeys(references.paths(cluster), authority_of_prod.ca_pem),
         )
 
     return make

@@ -9,7 +9,7 @@ import pytest
 from pgha.common.errors import UserError
 from pgha.common.facts import DISTRIBUTION_POSTGRESQL
 from pgha.common.results import Status
-from pgha.states.catalog import DOCUMENTS, SECRETS, compile, packages, postgresql_major
+from pgha.states.catalog import DOCUMENTS, compile, packages, postgresql_major, secrets
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.document import Context
 from pgha.states.kinds import decode, encode, encode_redacted
@@ -40,7 +40,8 @@ def test_every_node_compiles_on_every_supported_system(context_of: Build, node: 
 
 def test_documents_stand_in_the_order_in_which_a_cluster_is_built(context_of: Build) -> None:
     order = list(dict.fromkeys(resource.document for resource in compile(context_of())))
-    assert order == ["hardening", "pki", "firewall", "etcd", "patroni", "ssh", "haproxy", "database"] == list(DOCUMENTS)
+    built = ["hardening", "pki", "firewall", "etcd", "pgbackrest", "patroni", "ssh", "haproxy", "database", "backup"]
+    assert order == built == list(DOCUMENTS)
 
 
 def test_the_witness_gets_nothing_of_postgresql_but_a_client(context_of: Build) -> None:
@@ -48,7 +49,7 @@ def test_the_witness_gets_nothing_of_postgresql_but_a_client(context_of: Build) 
     assert not [i for i in ids(context) if "patroni" in i or "postgresql" in i]
     installed = packages(context.cluster, context.node, context.facts)
     assert [name for name in installed if "postgres" in name] == ["postgresql-client-17"]
-    assert {resource.document for resource in compile(context)} == {"hardening", "pki", "firewall", "etcd", "haproxy"}
+    assert not {resource.document for resource in compile(context)} & {"patroni", "ssh", "database"}
 
 
 def test_one_document_alone_drops_only_the_requisites_that_are_left_out(context_of: Build) -> None:
@@ -70,8 +71,9 @@ def test_what_is_stored_and_shown_holds_no_secret_and_what_travels_does(context_
     resources = compile(context)
     redacted, clear = json.dumps(encode_redacted(resources)), json.dumps(encode(resources))
     assert "password-of-" not in redacted
-    expected = set(SECRETS) if node != "witness-node" else {"postgresql/probe"}
-    assert {name for name in SECRETS if f"password-of-{name}" in clear} == expected
+    names = secrets(context.cluster)
+    expected = set(names) if node != "witness-node" else {"postgresql/probe"}
+    assert {name for name in names if f"password-of-{name}" in clear} == expected
 
 
 @pytest.mark.parametrize("node", NODES)

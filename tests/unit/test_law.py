@@ -35,6 +35,7 @@ from pgha.states.resources.postgres import PostgresRole, Sql, verifier
 from pgha.states.resources.service import Service
 from pgha.states.resources.ssh import AuthorizedKey, SshKey
 from pgha.states.resources.sshd import Sshd
+from pgha.states.resources.stanza import Stanza
 from pgha.states.resources.thp import SYSFS, THP_UNIT, Thp
 from pgha.states.resources.time_sync import TimeSync
 from pgha.states.resources.units import DropIn, Timer, UnitFile
@@ -184,6 +185,30 @@ def databases(**names: FakeDatabase) -> Host:
 CHECK = "select exists (select from pg_namespace where nspname = 'pgha')"
 SECURITY = "Inst libssl3 [3.0.11-1] (3.0.15-1 Debian-Security:12/stable-security [amd64])"
 REGULAR = "Inst tzdata [2024a-0] (2025b-0 Debian:13/stable [all])"
+
+
+def with_repository() -> FakeSystem:
+    """A database, and a repository that knows it when there is a file of that name."""
+
+    def info(system: FakeSystem) -> Output:
+        code = 2 if "/repository/prod" in system.files else 1
+        told = {"name": "prod", "repo": [{"key": 1, "cipher": "none", "status": {"code": code, "message": "said"}}]}
+        return Output(0, json.dumps([told]))
+
+    def create(system: FakeSystem) -> Output:
+        system.files["/repository/prod"] = FileFacts("file", "")
+        return Output(0)
+
+    return FakeSystem(
+        server=True,
+        installed={"pgbackrest": "2.55"},
+        programs={
+            ("runuser", "-u", "postgres", "--", "tool", "info"): info,
+            ("tool", "create"): create,
+            ("tool", "check"): lambda system: Output(0 if "/repository/prod" in system.files else 1),
+        },
+    )
+
 
 EXAMPLES = [
     Example(
@@ -527,6 +552,18 @@ EXAMPLES = [
     Example(
         Sql(name="probe", check=CHECK, statements="create schema pgha;"),
         {"no schema": lambda: FakeSystem(server=True, checks={CHECK: lambda ran: "create schema pgha;" in ran})},
+    ),
+    Example(
+        Stanza(
+            stanza="prod",
+            driver="pgbackrest",
+            numbers=(1,),
+            info=("tool", "info"),
+            create=("tool", "create"),
+            upgrade=("tool", "upgrade"),
+            check=("tool", "check"),
+        ),
+        {"not known to the repository": with_repository},
     ),
 ]
 CASES = [
