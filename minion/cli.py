@@ -15,6 +15,7 @@ from typing import IO, NoReturn
 import click
 
 from .. import __version__
+from .backups.commands import backup
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
@@ -204,6 +205,8 @@ def status() -> None:
     except PghaError as error:
         _fail(str(error))
 
+
+main.add_command(backup)
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..common.errors import UserError
+from ..common.errors import HostError, UserError
 from ..common.names import is_node_name
 from ..common.results import Outcome
 from .spawn import stream
@@ -33,6 +33,8 @@ _WATCH = (
     "set token=excluded.token, at=excluded.at "
     "returning host(inet_server_addr()) || ' ' || extract(epoch from pg_postmaster_start_time())"
 )
+# less the header of a segment: in one that was just begun there is nothing yet, so it is not archived either
+_SEGMENT = "select pg_walfile_name(pg_current_wal_insert_lsn() - 40)"
 _READ = "select host(inet_server_addr()), pg_is_in_recovery() from pgha.probe where node='{node}' and token='{token}'"
 
 
@@ -57,6 +59,26 @@ def write_probe(arguments: tuple[str, ...]) -> Outcome:
             return Outcome(ok=False, exit_code=1, message=f"not read back through port {ro_port}: {said}", data=data)
         data["replica"] = said.strip().split("|")[0]
     return Outcome(ok=True, exit_code=0, data=data)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A row of pgha.probe by which a restored database is known. `segment`: the WAL file that has it at the latest."""
+
+    key: str
+    nonce: str
+    segment: str
+
+
+def mark(node: str, rw_port: int, timeout_s: float) -> Mark:
+    """Write one. Raises HostError when no write comes through in time."""
+    _check(node, str(rw_port), str(timeout_s))
+    key, token, deadline = f"{node}/drill", secrets.token_hex(8), time.monotonic() + timeout_s
+    for query in (_WRITE.format(node=key, token=token), _SEGMENT):  # apart: the commit is in the WAL, too
+        code, said = _until(deadline, str(rw_port), query, lambda text: bool(text.strip()))
+        if code:
+            raise HostError(f"no write through port {rw_port}: {said}")
+    return Mark(key, token, said.strip())
 
 
 def watch(node: str, rw_port: str, timeout_s: str, begun: Callable[[], None], cancelled: Callable[[], bool]) -> Outcome:

@@ -2,7 +2,8 @@
 
 A full sample is taken each interval. Between two of them `poll` asks the three cheap questions on which failover,
 gates and `status` hang, and takes the full sample early when an answer differs. The caller only calls `poll` about
-once a second in a thread of its own; every probe has a deadline, so one hanging daemon delays a beat and no more.
+once a second in a thread of its own; every probe has a deadline, so one hanging daemon delays a beat and no more. The
+tool for backups may take longer: it is asked beside all this, and a sample holds its newest answers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import psutil
 
 from ..common.clock import Clock, SystemClock
 from ..common.errors import HostError
-from ..common.telemetry import EtcdSample, HaproxySample, HostSample, PatroniSample, Sample
+from ..common.telemetry import BackupSample, EtcdSample, HaproxySample, HostSample, PatroniSample, Sample
 from ..states.system import Look
 from .probes import certificates, etcd, haproxy, host, patroni, units
+from .probes.backup import Backups
 from .watched import Watched
 
 log = logging.getLogger("pgha.minion.telemetry")
@@ -32,12 +34,18 @@ class Sampler:
     """Takes the samples of one node. Not for several threads at once."""
 
     def __init__(
-        self, look: Look, interval_s: float = 5.0, clock: Clock | None = None, watched: Watched | None = None
+        self,
+        look: Look,
+        interval_s: float = 5.0,
+        clock: Clock | None = None,
+        watched: Watched | None = None,
+        backups: Backups | None = None,
     ) -> None:
         self._look = look
         self._watched = watched or Watched()
         self._interval_s = interval_s
         self._clock = clock or SystemClock()
+        self._backups = backups or Backups(look, self._clock)
         self._last: Sample | None = None
         self._due = self._clock.monotonic()
         self._until_slow = 0
@@ -60,6 +68,7 @@ class Sampler:
             etcd=self._etcd(slow),
             patroni=self._patroni(slow),
             haproxy=_safely(lambda: haproxy.probe(self._look), lambda why: HaproxySample(error=why)),
+            backup=self._backup(),
             certificates=(
                 _safely(lambda: certificates.probe(self._look), lambda why: ())
                 if slow or last is None
@@ -78,6 +87,9 @@ class Sampler:
         except (HostError, OSError, psutil.Error) as error:
             log.warning("the host's load cannot be measured: %s", error)
             return None
+
+    def _backup(self) -> BackupSample | None:
+        return _safely(self._backups.probe, lambda why: BackupSample(driver="", error=why))
 
     def _etcd(self, slow: bool) -> EtcdSample | None:
         last = self._last.etcd if self._last else None
@@ -106,9 +118,9 @@ class Sampler:
             lambda: patroni.probe(self._look, cluster=False, history=False), lambda why: PatroniSample(error=why)
         )
         haproxy_now = _safely(lambda: haproxy.probe(self._look), lambda why: HaproxySample(error=why))
-        touched = self._watched.touched()
-        update = {"etcd": etcd_now, "patroni": patroni_now, "haproxy": haproxy_now, "touched": touched}
-        return changed(last, last.model_copy(update=update))
+        daemons = {"etcd": etcd_now, "patroni": patroni_now, "haproxy": haproxy_now}
+        others = {"backup": self._backup(), "touched": self._watched.touched()}
+        return changed(last, last.model_copy(update={**daemons, **others}))
 
 
 def changed(old: Sample, new: Sample) -> bool:
@@ -117,13 +129,27 @@ def changed(old: Sample, new: Sample) -> bool:
 
 
 def _signs(sample: Sample) -> tuple[object, ...]:
-    e, p, h = sample.etcd, sample.patroni, sample.haproxy
+    e, p, h, b = sample.etcd, sample.patroni, sample.haproxy, sample.backup
     return (
         e and (e.healthy, e.is_leader, e.has_leader, e.alarms),
         p and (p.reachable, p.role, p.state, p.timeline, p.paused, p.pending_restart, p.pending_settings),
         h and (bool(h.error), frozenset((b.name, b.server, b.up) for b in h.backends)),
+        b and _backup_signs(b),
         frozenset(sample.units.items()),
         sample.touched,
+    )
+
+
+def _backup_signs(b: BackupSample) -> tuple[object, ...]:
+    """A run that begins or ends, a repository that changes its state, an archive that fails, a drill; not sizes."""
+    return (
+        b.running and (b.running.type, b.running.repository, b.running.began),
+        b.runs[-1].ended if b.runs else None,
+        tuple((one.number, one.state) for one in b.repositories),
+        b.archiver and (b.archiver.failing, bool(b.archiver.error)),
+        b.last_dropped,
+        b.drill and (b.drill.began, b.drill.ok),
+        b.error,
     )
 
 

@@ -12,7 +12,20 @@ from dataclasses import replace
 from ...common import functions
 from ...common.errors import UserError
 from ...common.results import Outcome
-from . import cluster, command, files, host, leadership, packages, postgres, services, upgrade
+from . import (
+    backup_runs,
+    backups,
+    cluster,
+    command,
+    files,
+    host,
+    leadership,
+    packages,
+    postgres,
+    restore,
+    services,
+    upgrade,
+)
 from .answer import Budget
 from .request import Blob, Call, Cancelled, Doors, Emit, Fetch, Function
 
@@ -61,6 +74,9 @@ FUNCTIONS: dict[str, Function] = {
     "write_watch": leadership.write_watch,
     "patroni.restart": leadership.restart,
     "patroni.switchover": leadership.switchover,
+    "patroni.reinitialize": leadership.reinitialize,
+    "backup.check": backups.check,
+    "backup.verify": backups.verify,
     "preflight": host.preflight,
     "ssh.public": host.ssh_public,
     "patroni.reset": cluster.patroni_reset,
@@ -68,4 +84,21 @@ FUNCTIONS: dict[str, Function] = {
     "etcd.replace": cluster.etcd_replace,
     "etcd.remove": cluster.etcd_remove,
     "service.retire": services.retire,
+    "backup.look": backup_runs.look,
+    "backup.start": backup_runs.start,
+    "drill.look": backup_runs.drill_look,
+    "drill.start": backup_runs.drill_start,
+    "restore.look": restore.look,
+    "restore.begin": restore.begin,
+    "restore.stop": restore.stop,
+    "restore.start": restore.start,
+    "restore.swap": restore.swap,
+    "restore.aside": restore.aside,
+    "restore.hold": restore.hold,
+    "restore.settle": restore.settle,
+    "restore.commit": restore.commit,
+    "restore.drop": restore.drop,
+    "restore.keep": restore.keep,
+    "restore.lift": restore.lift,
+    "restore.forget": restore.forget,
 }

@@ -73,7 +73,7 @@ def patroni_reset(call: Call, doors: Doors) -> Outcome:
 
 def etcd_health(call: Call, doors: Doors) -> Outcome:
     arguments(call, 0, 0)
-    return _ask(doors, (*_etcdctl(doors), "endpoint", "health", "--cluster"))
+    return _ask(doors, (*etcdctl_here(doors), "endpoint", "health", "--cluster"))
 
 
 def etcd_reset(call: Call, doors: Doors) -> Outcome:
@@ -101,12 +101,12 @@ def etcd_replace(call: Call, doors: Doors) -> Outcome:
         raise wrong(call, "nothing begins with a dash; MEMBER_ID is - when there is nothing to remove")
     until = time.monotonic() + UNSTEADY_S
     if member != "-":
-        removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member), until)
+        removed = _ask_again(doors, (*etcdctl_here(doors), "member", "remove", member), until)
         if not removed.ok and NO_MEMBER in removed.message and (now := _member_at(doors, peer_url)):
-            removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", now), until)
+            removed = _ask_again(doors, (*etcdctl_here(doors), "member", "remove", now), until)
         if not removed.ok and NO_MEMBER not in removed.message:  # somebody removed it already
             return removed
-    return _ask_again(doors, (*_etcdctl(doors), "member", "add", name, f"--peer-urls={peer_url}"), until)
+    return _ask_again(doors, (*etcdctl_here(doors), "member", "add", name, f"--peer-urls={peer_url}"), until)
 
 
 def etcd_remove(call: Call, doors: Doors) -> Outcome:
@@ -114,13 +114,13 @@ def etcd_remove(call: Call, doors: Doors) -> Outcome:
     (member,) = arguments(call, 1, 1)
     if member.startswith("-"):
         raise wrong(call, "nothing begins with a dash")
-    removed = _ask_again(doors, (*_etcdctl(doors), "member", "remove", member), time.monotonic() + UNSTEADY_S)
+    removed = _ask_again(doors, (*etcdctl_here(doors), "member", "remove", member), time.monotonic() + UNSTEADY_S)
     return Outcome(ok=True, exit_code=0) if NO_MEMBER in removed.message else removed
 
 
 def _member_at(doors: Doors, peer_url: str) -> str:
     """The id under which etcd counts who has that address now: it may be newer than the telemetry it was lost by."""
-    lines = doors.system.ask((*_etcdctl(doors), "member", "list"), timeout_s=30).stdout.splitlines()
+    lines = doors.system.ask((*etcdctl_here(doors), "member", "list"), timeout_s=30).stdout.splitlines()
     fields = [line.split(", ") for line in lines]
     return next((one[0] for one in fields if len(one) > 3 and peer_url in one[3].split(",")), "")
 
@@ -147,5 +147,5 @@ def _ask(doors: Doors, argv: tuple[str, ...]) -> Outcome:
     return Outcome(ok=ok, exit_code=answer.rc, message="" if ok else " ".join(answer.stderr.split())[-MESSAGE_MAX:])
 
 
-def _etcdctl(doors: Doors) -> tuple[str, ...]:
+def etcdctl_here(doors: Doors) -> tuple[str, ...]:
     return etcd.etcdctl(etcd.client_port(doors.system.file(etcd.CONFIG).content or ""))

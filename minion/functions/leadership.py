@@ -33,6 +33,16 @@ def switchover(call: Call, doors: Doors) -> Outcome:
     return Outcome(ok=True, exit_code=0)
 
 
+def reinitialize(call: Call, doors: Doors) -> Outcome:
+    """Delete this replica's data and make it anew; answers when that has begun. Patroni refuses it to a leader.
+
+    Source: Patroni REST API, POST /reinitialize.
+    """
+    arguments(call, 0, 0)
+    doors.system.perform(PostPatroni("/reinitialize", json.dumps({"force": True}), call.timeout_s))
+    return Outcome(ok=True, exit_code=0)
+
+
 def write_watch(call: Call, doors: Doors) -> Outcome:
     """Says so once the first write has come through, so that what is watched can begin."""
     node, port, timeout_s = arguments(call, 3, 3)

@@ -40,4 +40,5 @@ def data_directory_present(look: Look) -> bool:
         for major in look.names(CLUSTERS)
         if major.isdigit()
         for name in look.names(f"{CLUSTERS}/{major}")
+        if not re.search(r"\.(restore|before)-", name)  # what a restore copies, and what it has put aside
     )

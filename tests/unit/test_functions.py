@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pgha.common import functions as table
+from pgha.common import installation
 from pgha.common.errors import ActionFailed, PghaError, UserError
+from pgha.common.installation import Installation
 from pgha.common.results import Outcome
 from pgha.minion import functions
 from pgha.minion.functions import Blob, Call, Doors, call
@@ -21,7 +23,7 @@ from pgha.minion.functions.packages import _SIMULATE, unasked
 from pgha.minion.functions.postgres import literal, parsed
 from pgha.minion.probe_write import write_probe
 from pgha.states.action import InstallPackages, Unit
-from pgha.states.system import Output, UnitFacts
+from pgha.states.system import FileFacts, Output, UnitFacts
 from pgha.states.testing import FakeSystem
 from pydantic import ValidationError
 
@@ -29,10 +31,27 @@ UPDATE = ("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")
 MEMBERS = [{"name": "n1", "role": "leader", "state": "running", "timeline": 3}, {"name": "n2", "role": "replica"}]
 
 
+INSTALLED = Installation(
+    driver="pgbackrest",
+    stanza="prod",
+    node="pg-node1",
+    operates=(1,),
+    repositories=(1,),
+    data=True,
+    data_directory="/var/lib/postgresql/17/none",
+    bin_dir="/usr/lib/postgresql/17/bin",
+    port=5432,
+    writes_port=5433,
+    standby=True,
+    data_nodes=("pg-node1",),
+).model_dump_json()
+
+
 @dataclass
 class Told(FakeSystem):
     """Patroni's pages are given; every program that is asked is kept, and answers with nothing unless taught."""
 
+    files: dict[str, FileFacts] = field(default_factory=lambda: {installation.PATH: FileFacts("file", INSTALLED)})
     rest: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
