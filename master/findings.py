@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..common.cluster import Cluster
+from . import findings_backup
 from .observed import STANDBY, ClusterHealth, Finding, NodeView, Verdict
 
 DISK_WARNING, DISK_CRITICAL = 85.0, 95.0  # percent
@@ -178,4 +179,4 @@ def _hosts(cluster: Cluster, health: ClusterHealth) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[Check, ...] = (_leader, _quorum, _replicas, _proxies, _unseen, _patroni, _hosts)
+CHECKS: tuple[Check, ...] = (_leader, _quorum, _replicas, _proxies, _unseen, _patroni, _hosts, findings_backup.check)

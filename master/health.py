@@ -18,6 +18,7 @@ from typing import Any
 from ..common.clock import iso
 from ..common.cluster import Cluster, Node
 from ..common.telemetry import EtcdMember, PatroniSample, Sample
+from . import backup_view
 from .findings import judge
 from .observed import LEADING, ClusterHealth, Finding, NodeView, Quorum
 
@@ -209,6 +210,7 @@ def view(health: ClusterHealth) -> dict[str, Any]:
         "rpo": {"now_bytes": health.rpo_now_bytes, "objective_bytes": health.rpo_objective_bytes},
         "nodes": [_row(node) for node in health.nodes],
         "quorum": {"voters": quorum.voters, "healthy": quorum.healthy, "tolerates": quorum.tolerates},
+        "backup": backup_view.view(health),
         "findings": [finding_view(finding) for finding in health.findings],
     }
 

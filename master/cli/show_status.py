@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .screen import Look, duration, size, table
+from .show_backup import render_line
 
 View = Mapping[str, Any]  # JSON as the daemon sent it
 
@@ -19,7 +20,11 @@ _EXPENDABLE = ("DISK", "CERT", "HAPROXY ro", "REGION", "MINION", "TL")
 
 def render_status(view: View, look: Look) -> list[str]:
     """One cluster: a head, a row for each node, the quorum, and the findings with what to do."""
-    return [*_head(view, look), "", *_nodes(view, look), "", *_quorum(view), *_drift(view), *_findings(view, look)]
+    return [*_head(view, look), "", *_nodes(view, look), "", *_below(view), *_findings(view, look)]
+
+
+def _below(view: View) -> list[str]:
+    return [*_quorum(view), *render_line(view.get("backup")), *_drift(view)]
 
 
 def render_overview(clusters: Sequence[View], look: Look) -> list[str]:

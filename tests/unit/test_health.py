@@ -23,7 +23,7 @@ def test_the_status_holds_exactly_what_is_promised() -> None:
     status = json.loads(json.dumps(view(FakeCluster().health())))
     assert list(status) == [
         "cluster", "verdict", "as_of_s", "postgresql", "patroni", "etcd", "timeline", "leader", "leader_since", "rpo",
-        "nodes", "quorum", "findings",
+        "nodes", "quorum", "backup", "findings",
     ]  # fmt: skip
     assert (status["postgresql"], status["patroni"], status["etcd"]) == ("17.12", "4.0.7", "3.5.16")
     assert status["rpo"] == {"now_bytes": 0, "objective_bytes": 1024**2}
