@@ -14,8 +14,7 @@ from dataclasses import replace
 
 from ..common.cluster import Cluster
 from ..common.results import ResourceResult, Status
-from ..states.certificates import ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGHA_TLS
-from ..states.documents.pki import authority_ids
+from ..states.certificates import ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGBACKREST_TLS, PGHA_TLS, authority_ids
 from .gates import Closed
 from .observed import ClusterHealth
 from .replacement import Replacement
@@ -23,7 +22,7 @@ from .stages import disruptions_of, spares
 from .waves import stops
 
 AUTHORITIES = frozenset(
-    name for folder in (ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGHA_TLS) for name in authority_ids(folder)
+    name for folder in (ETCD_TLS, HAPROXY_TLS, PATRONI_TLS, PGBACKREST_TLS, PGHA_TLS) for name in authority_ids(folder)
 )
 
 

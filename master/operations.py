@@ -28,6 +28,7 @@ __all__ = ["Archive", "Operation", "Operations", "exit_code"]
 
 log = logging.getLogger("pgha.operations")
 
+CHANGING = ("apply", "restore", "reinit")
 PAGE = 500  # lines read back at once
 SAVE_S, STOP_S = 1.0, 2.0
 RESTARTED = "the master was restarted; what its minions had begun they end"
@@ -105,8 +106,8 @@ class Operations:
         operation.task = asyncio.create_task(self._run(operation, work))
 
     def changing(self, cluster: str) -> Operation | None:
-        """The running apply of that cluster."""
-        return next((o for o in self._running.values() if o.cluster == cluster and o.kind == "apply"), None)
+        """The running operation that may change that cluster: there is one at most."""
+        return next((o for o in self._running.values() if o.cluster == cluster and o.kind in CHANGING), None)
 
     def running(self, identity: str) -> Operation | None:
         operation = self._running.get(identity)

@@ -15,6 +15,7 @@ from ..common.errors import UserError
 from ..common.results import ResourceResult
 from ..states.resource import AnyResource
 from . import absence, foresight, gates, impact, restarts
+from .backup_part import WHOLE, BackupPart
 from .departing import Departing
 from .drift import harsh
 from .exchange import Exchange
@@ -30,8 +31,11 @@ from .progress import End, NodePlan, Plan, Step, destroying
 from .readiness import Readiness
 from .report import Report, counted
 from .restarting import Restarts
+from .restore_order import Wanted
 from .seams import Headquarters
 from .stages import (
+    BACKUP,
+    BACKUPS,
     LEADER,
     OWN,
     Stage,
@@ -43,8 +47,6 @@ from .stages import (
     steady_so_far,
     stops_writes,
 )
-
-WHOLE = "applied_whole"  # the note with the digest of the definition that an apply of all has brought about
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Rollout:
     restart: bool = True  # PostgreSQL, where settings wait for it
     expect: Expected | None = None  # an apply is refused when it would do anything else
     allow_destroy: tuple[str, ...] = ()  # nodes that may be taken out, resources that may destroy data
+    recover: Wanted | None = None  # the data of a cluster that has none comes from its backups
     as_applied: bool = False  # documents of the user's own that were written since then are left out
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class Rollout:
         etcd = frozenset(self._chosen() if not self.only or "etcd" in self.only else ())
         self.members = Members(self.master, self.fleet, self.cluster, self.report, etcd)
         self.restarts = Restarts(self.master, self.fleet, self.cluster, self.report, self.keeper)
+        self.backups = BackupPart(self.master, self.fleet, self.cluster, self.report, self.keeper, self.recover)
         self.departing = Departing(self.master, self.fleet, self.cluster, self.report, self.allow_destroy)
         ssh = frozenset(self._chosen() if not self.only or "ssh" in self.only else ())
         self.exchange = Exchange(self.master, self.fleet, self.cluster, self.report, ssh)
@@ -96,13 +100,14 @@ class Rollout:
         results = {node.node: node.results for node in plan.nodes}
         if failed := plan.failures:
             return End(exit=1, message=f"nothing was changed, the plan is not complete: {failed[0]}")
+        await self.readiness.without(await self.backups.under_way())
         await self.readiness.without([*(stale(self.expect, plan) if self.expect else ()), *self._unsafe(plan)])
         try:
             await self.readiness.bare_hosts(results)
             await self.departing.run()
             await self.master.remember(self.cluster, self.text)
             for stage in self.own.stages:
-                if stage.name == OWN:  # who leads afterwards is who documents of the user's own are for
+                if stage.name == BACKUP:  # what follows needs PostgreSQL as the definition has it, and who leads then
                     await self._restart(plan)
                 if "etcd" in stage.documents:  # no sooner: an added member that cannot start yet costs a vote
                     await self.members.replace()
@@ -111,8 +116,9 @@ class Rollout:
                 await self._stage(stage, await self._own_again(stage, results) if stage.name == OWN else results)
                 if "etcd" in stage.documents:
                     await self._settle_members(stage)
-            if all(stage.name != OWN for stage in self.own.stages):
-                await self._restart(plan)
+                if not self.only or stage.name in self.only:
+                    changed = any(concerned(one, results) for one in self.own.stages if one.name in BACKUPS)
+                    await self.backups.after(stage.name, changed=changed)
             if not self.only or (self.report.counts["changed"] and self._led):
                 await self.keeper.verify(
                     self.fleet, changed=self.report.counts["changed"] > 0 or bool(self.restarts.done)

@@ -20,14 +20,14 @@ from ..states import catalog
 from ..states.certificates import certificate
 from ..states.document import Context
 from ..states.resource import AnyResource
-from . import health, inventory, limits, resumption, retention, userfolder, userpython, userstates
+from . import health, inventory, limits, references, resumption, retention, userfolder, userpython, userstates
 from .authority import Authority
+from .backup_part import WHOLE
 from .blobs import Blobs
 from .drifting import Drifts
 from .exchange import halves
 from .hub import Hub
 from .operations import Operations
-from .rollout import WHOLE
 from .rotation import KeyFiles
 from .setup import curve_key_path, load_settings, master_key_path, signing_key_path
 from .store import Store
@@ -167,11 +167,16 @@ class Master:
             cluster=cluster,
             node=node,
             facts=facts,
-            secrets=secrets | {name: self.vault.get_or_create(cluster.name, name) for name in catalog.SECRETS},
+            secrets={
+                **secrets,
+                **{name: self.vault.get_or_create(cluster.name, name) for name in catalog.secrets(cluster)},
+                **references.secrets(cluster),
+            },
             ca_pem=authority.ca_pem,
             client_ca_pem=authority.client_ca_pem,
             etcd_joins=f"etcd_joins:{node.name}" in notes,
             ssh=halves(cluster, notes),
+            files=references.files(cluster),
             apt_key=_apt_key(cluster),
         )
         return userstates.compile(own, context)

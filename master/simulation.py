@@ -29,7 +29,8 @@ from ..states.converge import MemoryDebts, converge
 from ..states.document import Context
 from ..states.kinds import decode
 from ..states.resource import AnyResource
-from . import health, userstates
+from . import health, references, userstates
+from .backup_part import WHOLE
 from .drift import Drift
 from .drifting import Drifts
 from .exchange import halves
@@ -39,7 +40,7 @@ from .inventory import digest
 from .operations import Operation, Operations
 from .peers import Peer
 from .progress import End
-from .rollout import WHOLE, Rollout
+from .rollout import Rollout
 from .simulated import PEM, SimulatedNode, World
 from .simulated_store import MemoryStore as MemoryStore
 from .store import MinionRow
@@ -320,10 +321,14 @@ class Simulation:
                 cluster=cluster,
                 node=node,
                 facts=facts,
-                secrets={name: Secret(f"password-of-{name}") for name in catalog.SECRETS},
+                secrets={
+                    name: Secret(f"password-of-{name}")
+                    for name in (*catalog.secrets(cluster), *references.wanted(cluster))
+                },
                 ca_pem=PEM,
                 client_ca_pem=PEM,
                 etcd_joins=f"etcd_joins:{node.name}" in notes,
                 ssh=halves(cluster, notes),
+                files=dict.fromkeys(references.paths(cluster), PEM),
             ),
         )

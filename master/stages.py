@@ -16,6 +16,8 @@ from .observed import ClusterHealth
 from .waves import disruptive, stops, waves
 
 LAG_LIMIT = 10 * 1024**2  # bytes
+PGBACKREST, BACKUP, OWN = "pgbackrest", "backup", "own"
+BACKUPS = (PGBACKREST, BACKUP)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ LEADER = Stage("patroni: first node", ("patroni",), "a leader runs", gates.leade
 STAGES = (
     Stage("base", ("hardening", "pki", "firewall"), "", nothing_to_ask, 0.0),
     Stage("etcd", ("etcd",), "etcd has a leader and its members are healthy", gates.etcd_healthy, 90.0),
+    Stage(PGBACKREST, ("pgbackrest",), "", nothing_to_ask, 0.0),
     Stage(
         "patroni",
         ("patroni",),
@@ -68,10 +71,8 @@ STAGES = (
         gates.every(gates.one_writer_up, gates.replica_backend_up),
         60.0,
     ),
+    Stage(BACKUP, ("backup",), "", nothing_to_ask, 0.0),
 )
-
-
-OWN = "own"
 
 
 def stages_with(own: Sequence[str]) -> tuple[Stage, ...]:
@@ -82,6 +83,11 @@ def stages_with(own: Sequence[str]) -> tuple[Stage, ...]:
 def is_fresh(health: ClusterHealth) -> bool:
     """Nothing of the cluster runs yet: no etcd answers and nobody leads."""
     return health.leader == "" and health.quorum.healthy == 0
+
+
+def has_no_data(health: ClusterHealth) -> bool:
+    """No data node tells of a database, running or not; silent ones count as if they had one."""
+    return all(node.fresh and not _has_data(health, node.name) for node in health.data_nodes)
 
 
 def stage_waves(

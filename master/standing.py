@@ -13,7 +13,7 @@ from ..common.cluster import Cluster
 from ..common.errors import UserError
 from ..common.facts import HostFacts
 from ..states.render import endpoint
-from ..states.software import postgresql_major
+from ..states.versions import postgresql_major
 from .observed import ClusterHealth
 
 

@@ -24,7 +24,7 @@ from .observed import ClusterHealth
 
 WAL = 67108960
 UNIX = 1_800_000_000.0
-Part = Literal["host", "etcd", "patroni", "haproxy"]
+Part = Literal["host", "etcd", "patroni", "haproxy", "backup"]
 
 
 def three_nodes(**sections: Any) -> Cluster:

@@ -18,7 +18,7 @@ from ..states.document import Context
 from ..states.placeholders import values_of
 from ..states.resource import AnyResource
 from ..states.statefile import StateFile, linked
-from . import inventory
+from . import inventory, references
 from .simulated import PEM, bare_facts
 from .testing import three_nodes
 from .userstates import UserStates, twice
@@ -54,10 +54,11 @@ def definitions(folder: Path) -> list[Cluster]:
 
 
 def _hosts(clusters: Sequence[Cluster]) -> Iterable[tuple[list[AnyResource], Context]]:
-    secrets = {name: Secret("x") for name in catalog.SECRETS}
     for cluster in clusters:
+        secrets = {name: Secret("x") for name in (*catalog.secrets(cluster), *references.wanted(cluster))}
+        files = dict.fromkeys(references.paths(cluster), PEM)
         for node in cluster.nodes:
-            context = Context(cluster, node, bare_facts(node), secrets, PEM, PEM, apt_key="x")
+            context = Context(cluster, node, bare_facts(node), secrets, PEM, PEM, files=files, apt_key="x")
             try:
                 yield catalog.compile(context), context
             except UserError:

@@ -42,10 +42,12 @@ def waves(
 def disruptive(disruptions: Sequence[Disruption]) -> bool:
     """Whether a service that somebody depends on would stop, however shortly."""
     return any(
-        d.impact is Impact.REBOOT
-        or (d.impact is Impact.RESTART and d.unit.removesuffix(".service") not in SERVES_NOBODY)
-        for d in disruptions
+        d.impact is Impact.REBOOT or (d.impact is Impact.RESTART and not _serves_nobody(d.unit)) for d in disruptions
     )
+
+
+def _serves_nobody(unit: str) -> bool:
+    return unit.removesuffix(".service") in SERVES_NOBODY or unit.endswith(".timer")
 
 
 def stops(disruption: Disruption, *units: str) -> bool:

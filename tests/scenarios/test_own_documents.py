@@ -100,7 +100,7 @@ def test_only_its_name_applies_it_alone(built: Simulation, write: Write) -> None
 def test_a_name_that_is_no_document_is_told_with_those_of_yours(built: Simulation, write: Write) -> None:
     write(built, motd=motd("hello"))
     last = end(built.apply(only=("modt",)))
-    assert (last.exit, "database, motd" in last.message) == (2, True)
+    assert (last.exit, "backup, motd" in last.message) == (2, True)
 
 
 def test_what_restarts_a_service_goes_node_by_node_and_the_leader_is_last(built: Simulation, write: Write) -> None:

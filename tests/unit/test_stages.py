@@ -61,7 +61,9 @@ def test_every_document_is_in_exactly_one_stage() -> None:
 
 
 def test_the_stages_stand_in_the_order_in_which_a_cluster_is_built() -> None:
-    assert [stage.name for stage in STAGES] == ["base", "etcd", "patroni", "ssh", "database", "haproxy"]
+    assert [stage.name for stage in STAGES] == [
+        *("base", "etcd", "pgbackrest", "patroni", "ssh", "database", "haproxy", "backup")
+    ]
 
 
 @pytest.mark.parametrize("stage", ["base", "etcd", "haproxy"])
