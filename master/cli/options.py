@@ -73,6 +73,20 @@ def _problems(end: End) -> list[Problem]:
     return [Found(**item) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
+def confirm_by_name(screen: Terminal, question: str, name: str, given: str) -> None:
+    """Has a person type a name, or takes the one that --confirm gave; raises Refused when it is another."""
+    from ...common.errors import Refused
+
+    if not given:
+        if not screen.interactive:
+            raise Refused(f"This needs a confirmation and nobody is there to give it: add --confirm {name}")
+        screen.err.write(f"{question} Type {name} to go on: ")
+        screen.err.flush()
+        given = sys.stdin.readline().strip()
+    if given != name:
+        raise Refused(f"Not confirmed: expected {name}; nothing was changed.")
+
+
 def confirm(screen: Terminal, question: str, yes: bool) -> None:
     """Asks a person; without one, or after a no, raises Refused."""
     from ...common.errors import Refused

@@ -12,7 +12,7 @@ from typing import Any
 from ...common.functions import FUNCTIONS, Role
 from ..control import Needs, Request
 from ..server import Master
-from . import audit, certs, clusters, jobs, keys, run, secrets, states
+from . import audit, backups, certs, clusters, jobs, keys, restores, run, secrets, states
 
 
 def role_to_run(args: Mapping[str, Any]) -> Role:
@@ -35,6 +35,9 @@ VERBS: dict[str, tuple[Callable[[Master, Request], AsyncIterator[Any]], Needs]] 
     "plan": (clusters.plan, "operator"),
     "apply": (clusters.apply, "operator"),
     "status": (clusters.status, "viewer"),
+    "restore": (restores.restore, "admin"),
+    "restore.window": (restores.restore_window, "operator"),
+    "reinit": (restores.reinit, "admin"),
     "run": (run.run, role_to_run),
     "run.upload": (run.upload, "operator"),
     "jobs.list": (jobs.list_jobs, "viewer"),
@@ -43,6 +46,11 @@ VERBS: dict[str, tuple[Callable[[Master, Request], AsyncIterator[Any]], Needs]] 
     "jobs.cancel": (jobs.cancel, "operator"),
     "jobs.resume": (jobs.resume, "operator"),
     "jobs.rerun": (jobs.rerun, "operator"),
+    "backup.list": (backups.list_backups, "viewer"),
+    "backup.now": (backups.now, "operator"),
+    "backup.drill": (backups.drill, "operator"),
+    "backup.check": (backups.check, "operator"),
+    "backup.verify": (backups.verify, "operator"),
     "certs.list": (certs.list_certificates, "viewer"),
     "certs.client": (certs.client, "admin"),
     "secrets.list": (secrets.list_secrets, "viewer"),

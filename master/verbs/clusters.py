@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ...common.cluster import Cluster
 from ...common.errors import Refused, UserError
 from .. import drift, inventory, limits
 from ..control import Arguments, Request
 from ..drifting import MENDING
 from ..health import finding_view, view
+from ..observed import Finding
 from ..operations import Operation
 from ..plan_file import Expected
 from ..progress import End, Note
+from ..restore_notes import NOTE
 from ..rollout import Rollout
 from ..server import Master
 
@@ -55,7 +58,7 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
     if running is not None and what == "apply":
         if running.key != key:
             raise Refused(
-                f"an apply of {cluster.name} runs already, of another definition or with other --node or --only; "
+                f"{_other(running, cluster)} runs already; "
                 f"follow it with: pgha-master jobs show {running.id} --follow, and apply yours when it has ended"
             )
         async for line in master.operations.follow(running, joined=True):
@@ -83,6 +86,12 @@ async def _start(master: Master, request: Request, what: str) -> AsyncIterator[A
         yield line
 
 
+def _other(running: Operation, cluster: Cluster) -> str:
+    if running.kind != "apply":
+        return running.what
+    return f"an apply of {cluster.name}, of another definition or with other --node or --only,"
+
+
 async def status(master: Master, request: Request) -> AsyncIterator[Any]:
     wanted = request.read(Status).cluster
     if wanted and wanted not in master.clusters:
@@ -91,15 +100,18 @@ async def status(master: Master, request: Request) -> AsyncIterator[Any]:
     for text in limits.warnings(len(master.hub.accepted())):
         yield Note(level="warning", text=text)
     if wanted:
-        yield End(data=_view(master, wanted))
+        yield End(data=await _view(master, wanted))
     else:
-        yield End(data={"clusters": [_view(master, name) for name in sorted(master.clusters)]})
+        yield End(data={"clusters": [await _view(master, name) for name in sorted(master.clusters)]})
 
 
-def _view(master: Master, name: str) -> dict[str, Any]:
+async def _view(master: Master, name: str) -> dict[str, Any]:
     running, seen = master.operations.changing(name), master.drifts.of(name)
     shown = view(master.health(master.clusters[name]))
     shown["findings"] += [finding_view(finding) for finding in drift.findings(name, seen)]
+    if NOTE in await master.store.notes(name):
+        fix = f"pgha-master restore {name} --resume"
+        shown["findings"].insert(0, finding_view(Finding("warning", "a restore has begun and not ended", fix)))
     return {
         **shown,
         "applying": running.id if running else None,

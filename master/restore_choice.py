@@ -1,0 +1,65 @@
+"""Whether a restore can go well, and on which node it recovers. Pure; each refusal says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..common.telemetry_backup import RepositorySample
+from .backing import size
+from .fleet import Failed
+from .observed import ClusterHealth
+from .restore_order import Left, NodeLook, Wanted
+
+ROOM, MARGIN = 1.2, 1024**3  # the backup's size times this, and bytes: for WAL and for what is written meanwhile
+
+
+def insist_on_time(asked: Wanted, left: Sequence[Left]) -> None:
+    """Raises Failed for a time of which the newest history knows nothing."""
+    if asked.kind != "time" or asked.timeline:
+        return
+    for one in left:
+        if one.holds(asked.value):
+            raise Failed(
+                f"restore: what was written between {one.back_to} and {one.ended} was left by a restore, and is on a "
+                "timeline of its own: name it with --timeline (WAL files begin with it, in hexadecimal)"
+            )
+
+
+def insist_on_hosts(looks: Mapping[str, NodeLook], health: ClusterHealth) -> None:
+    """Raises Failed where data could not change places, or PostgreSQL would not stop."""
+    for name, look in looks.items():
+        if look.tablespaces:
+            raise Failed(f"restore: {name} has tablespaces, which would be overwritten where they are; restore by hand")
+        if look.mounted:
+            raise Failed(
+                f"restore: the data directory of {name} is a mount point, so nothing can take its place; restore by "
+                "hand, or have the data in a folder below it (data_dir)"
+            )
+    for node in health.data_nodes:
+        if node.sample and node.sample.patroni and node.sample.patroni.paused:
+            raise Failed(
+                f"restore: Patroni is paused, so it would leave PostgreSQL running; resume it first: pgha-master run "
+                f"{node.name} -- patronictl -c /etc/patroni/config.yml resume"
+            )
+
+
+def newest_size(repositories: Sequence[RepositorySample]) -> int:
+    """Bytes of the largest that would be copied. Raises Failed when there is none."""
+    usable = [one.backups[-1].size for one in repositories if one.backups and one.state == "ok"]
+    if usable:
+        return max(usable)
+    told = "; ".join(f"repository {one.number} is {one.state} {one.why}".rstrip() for one in repositories)
+    raise Failed(f"restore: there is no backup to restore from: {told}")
+
+
+def choose(looks: Mapping[str, NodeLook], leader: str, backup: int, on: str) -> str:
+    """The node that recovers: `on`, else one that does not lead, as copying is work for a disk. Raises Failed."""
+    needed = int(backup * ROOM) + MARGIN
+    names = [on] if on else sorted(looks, key=lambda name: name == leader)
+    fitting = [name for name in names if looks[name].free >= needed]
+    if fitting:
+        return fitting[0]
+    free = ", ".join(f"{name} {size(looks[name].free)}" for name in names)
+    raise Failed(
+        f"restore: {size(needed)} must be free beside the data, which is kept, and there is: {free}; make room"
+    )
