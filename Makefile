@@ -30,7 +30,7 @@ check: venv build/types ## format, lint, types, and who may import whom
 	  --config-file pgha/pyproject.toml $(TYPED:%=pgha/%)
 	$(BIN)/lint-imports --no-logo
 
-bench: venv ## measure against floors and Salt; BENCH="--quick" or names: ping fanout events files salt apply
+bench: venv ## measure against floors and Salt; BENCH="--quick" or names: ping fanout events files states salt apply backup
 	@$(BIN)/python tests/bench/all.py $(BENCH)
 
 fuzz: venv ## throw bytes at what reads the bus, led by atheris; FUZZ_S=60 seconds

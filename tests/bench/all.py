@@ -1,8 +1,8 @@
 """All benchmarks one after the other, and one table at the end: what `make bench` runs.
 
-    all.py [--quick] [--json FILE] [NAME...]     NAME: ping fanout events files states salt apply
+    all.py [--quick] [--json FILE] [NAME...]     NAME: ping fanout events files states salt apply backup
 
-`apply` needs root and boots three nodes, so it runs only when it is named, or when root asks for everything.
+`apply` and `backup` need root and boot three nodes, so they run only when named, or when root asks for everything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pgha.tests.bench.table import Row, about, note, options, text
 
-NAMES = ("ping", "fanout", "events", "files", "states", "salt", "apply")
+NAMES = ("ping", "fanout", "events", "files", "states", "salt", "apply", "backup")
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are: {' '.join(NAMES)}")
     wanted = arguments.names or [
-        name for name in NAMES if name != "apply" or (os.geteuid() == 0 and not arguments.quick)
+        name for name in NAMES if name not in ("apply", "backup") or (os.geteuid() == 0 and not arguments.quick)
     ]
     shown, rows, broken = about(), [], 0
     for name in wanted:
