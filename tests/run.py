@@ -1,12 +1,13 @@
-"""All tests, in two streams side by side: nodes mostly wait for each other, and the tests of the bus for time to pass.
+"""All tests, in three streams side by side: nodes mostly wait for each other, the tests of the bus for time to pass.
 
     python tests/run.py
 
-The first stream is shown as it goes, the second when it has ended. Ends with 1 when either has failed.
+The first stream is shown as it goes, the others when they have ended. Ends with 1 when one of them has failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -17,34 +18,45 @@ from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--ignore=tests/bench")
-BESIDE = (  # the longest of those on nodes, and some more so that both streams end at about the same time
-    "tests/lab/test_bus_on_real_nodes.py",
-    "tests/lab/test_cluster_life.py",
-    "tests/lab/test_enrol_over_ssh.py",
-    "tests/lab/test_ssh_between_data_nodes.py",
-    "tests/lab/test_the_lab_itself.py",
+BESIDE = (  # the longest of those on nodes, so that all streams end at about the same time
+    (
+        "tests/lab/test_bus_on_real_nodes.py",
+        "tests/lab/test_cluster_life.py",
+        "tests/lab/test_the_lab_itself.py",
+    ),
+    (
+        "tests/lab/test_backups.py",
+        "tests/lab/test_backups_drill.py",
+        "tests/lab/test_enrol_over_ssh.py",
+    ),
 )
 
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "beside").open("w+") as said:
-        started, streams = time.monotonic(), [pytest("-m", "lab", *BESIDE, out=said)]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
+        started, said = (
+            time.monotonic(),
+            [files.enter_context((Path(folder) / f"beside{number}").open("w+")) for number in range(len(BESIDE))],
+        )
+        streams = [pytest("-m", "lab", *paths, out=out) for paths, out in zip(BESIDE, said, strict=True)]
         try:
             streams.append(pytest("-m", "not lab", f"--basetemp={folder}/t"))
             failed = streams[-1].wait()
-            streams.append(pytest("-m", "lab", *(f"--ignore={path}" for path in BESIDE), "tests/lab"))
-            failed += streams[-1].wait() + streams[0].wait()
+            elsewhere = (f"--ignore={path}" for paths in BESIDE for path in paths)
+            streams.append(pytest("-m", "lab", *elsewhere, "tests/lab"))
+            failed += sum(stream.wait() for stream in (streams[-1], *streams[: len(BESIDE)]))
         except KeyboardInterrupt:
             for stream in streams:
                 stream.send_signal(signal.SIGINT)  # once: tests take down what they have made
             for stream in streams:
                 stream.wait()
             return 130
-        said.seek(0)
-        print(f"\n---- beside that: {' '.join(BESIDE)}\n{said.read()}", flush=True)
-    print(f"both streams took {(time.monotonic() - started) / 60:.1f} min: {'FAILED' if failed else 'passed'}")
+        for paths, out in zip(BESIDE, said, strict=True):
+            out.seek(0)
+            print(f"\n---- beside that: {' '.join(paths)}\n{out.read()}", flush=True)
+    print(f"all streams took {(time.monotonic() - started) / 60:.1f} min: {'FAILED' if failed else 'passed'}")
     return 1 if failed else 0
 
 

@@ -25,10 +25,7 @@ DATA = ("pg-node1", "pg-node2")
 
 @pytest.fixture(scope="module")
 def built(site: Site) -> Site:
-    for node in NODES:
-        assert site.enrol(node).rc == 0
-    assert site.pgha("keys", "accept", "--all", "--yes").rc == 0
-    wait_until("all minions are connected", lambda: site.connected() == set(NODES), 60)
+    site.join()
     site.define(firewall="{confirm_timeout: 5s}", reconcile="{interval: 1d}")
     said = site.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err

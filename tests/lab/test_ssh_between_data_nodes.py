@@ -6,7 +6,7 @@ In the order of this file.
 from __future__ import annotations
 
 import pytest
-from labsite import Said, Site, wait_until
+from labsite import Said, Site
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
@@ -20,10 +20,7 @@ OFF = "{packages: {upgrade: none}}"
 
 @pytest.fixture(scope="module")
 def enrolled(site: Site) -> Site:
-    for node in NODES:
-        assert site.enrol(node).rc == 0
-    assert site.pgha("keys", "accept", "--all", "--yes").rc == 0
-    wait_until("all minions are connected", lambda: site.connected() == set(NODES), 60)
+    site.join()
     return site
 
 

@@ -23,10 +23,7 @@ WITNESS = "witness-node"
 
 @pytest.fixture(scope="module")
 def built(site: Site) -> Site:
-    for node in SHAPE:
-        assert site.enrol(node).rc == 0
-    assert site.pgha("keys", "accept", "--all", "--yes").rc == 0
-    wait_until("all minions are connected", lambda: site.connected() == set(SHAPE), 60)
+    site.join()
     site.define(reconcile="{interval: 1d}")
     said = site.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err

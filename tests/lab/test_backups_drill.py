@@ -1,0 +1,131 @@
+"""The proof by restoring, on a real cluster whose repository is on its witness, where the proof is made, too.
+
+In the order of this file.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from labsite import Said, Site, wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+NODES = ("pg-node1", "pg-node2", "witness-node")
+AT = "witness-node"
+BACKUP = "{posix: {on: witness-node}, archive_timeout: 10s, drill: {on: witness-node}}"
+LEFT = "ls -d /var/lib/pgha-drill /var/lib/postgresql/*/pgha-drill /run/pgha-drill; ps -eo args | grep '[p]gha-scratch'"
+BEYOND = """
+import sys
+from pathlib import Path
+from pgha.common.errors import HostError
+from pgha.minion.backups.scratch import Place, Scratch
+server = Scratch(Place(Path(sys.argv[1]), sys.argv[2], Path("/run/pgha-beyond")))
+try:
+    server.start(print)
+except HostError as error:
+    print(error)
+server.clean()
+"""
+
+
+@pytest.fixture(scope="module")
+def built(site: Site) -> Site:
+    site.join()
+    site.define(system="{packages: {upgrade: none}}", backup=BACKUP)
+    said = site.pgha("apply", "prod")
+    assert said.rc == 0, said.out + said.err
+    return site
+
+
+def drill(site: Site, node: str = AT) -> Said:
+    return site.on(node, "pgha-minion", "backup", "drill")
+
+
+def record(site: Site, node: str = AT) -> dict[str, Any]:
+    last: dict[str, Any] = json.loads(site.ok(node, "tail", "-n", "1", "/var/lib/pgha/backups/drills.jsonl"))
+    return last
+
+
+def left(site: Site, node: str = AT) -> str:
+    return site.on(node, "sh", "-c", LEFT).out
+
+
+def test_a_host_that_only_proves_has_the_software_and_no_cluster_of_its_own(built: Site) -> None:
+    assert built.ok(AT, "pg_lsclusters", "--no-header") == ""
+    assert built.on(AT, "pgha-minion", "backup", "drill", "--due").rc == 0
+
+
+def test_a_drill_when_one_is_due_is_good_and_leaves_nothing_but_its_record(built: Site) -> None:
+    built.ok(AT, "systemctl", "start", "pgha-drill-due.service")
+    wait_until("it is over", lambda: built.on(AT, "systemctl", "is-active", "pgha-drill").out.strip() == "inactive", 90)
+    made = record(built)
+    assert made["ok"], made
+    assert made["label"].endswith("F")
+    assert 0 < made["age_s"] < 80
+    assert 0 < made["seconds"] < 80
+    assert left(built) == ""
+
+
+def test_then_none_is_due_and_one_by_hand_is_made_all_the_same(built: Site) -> None:
+    due = built.on(AT, "pgha-minion", "backup", "drill", "--due")
+    assert due.rc == 1 and "one is due every 7" in due.err
+    began = record(built)["began"]
+    built.ok(AT, "systemctl", "start", "pgha-drill.service")
+    assert record(built)["ok"] and record(built)["began"] > began
+
+
+def test_a_data_node_can_prove_it_beside_its_own_server(built: Site) -> None:
+    serving = built.ok("pg-node2", "systemctl", "show", "-P", "MainPID", "patroni")
+    said = drill(built, "pg-node2")
+    assert said.rc == 0, said.out + said.err
+    assert left(built, "pg-node2") == ""
+    assert built.ok("pg-node2", "systemctl", "show", "-P", "MainPID", "patroni") == serving
+    assert "00000002.history" not in built.ok(AT, "sh", "-c", "ls -R /var/lib/pgbackrest/archive/prod")
+
+
+def test_one_that_was_killed_is_cleared_away_by_the_next(built: Site) -> None:
+    built.ok(AT, "systemctl", "start", "--no-block", "pgha-drill.service")
+    pidfile = "/var/lib/pgha-drill/data/postmaster.pid"
+    wait_until("the restored server runs", lambda: built.on(AT, "test", "-s", pidfile).rc == 0, 60, 0.05)
+    built.ok(AT, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", "pgha-drill.service")
+    assert "/var/lib/pgha-drill" in left(built)
+    assert drill(built).rc == 0
+    assert left(built) == ""
+
+
+def test_recovery_to_what_was_never_archived_ends_with_postgresqls_own_words(built: Site) -> None:
+    folder, major = "/var/lib/pgha-beyond", built.ok(AT, "ls", "/usr/lib/postgresql").strip()
+    built.ok(AT, "install", "-d", "-o", "postgres", "-m", "700", folder)
+    target = ("--type=name", "--target=never-made", "--target-action=promote", "--archive-mode=off")
+    user = ("runuser", "-u", "postgres", "--")
+    built.ok(AT, *user, "pgbackrest", "--stanza=prod", f"--pg1-path={folder}/data", *target, "restore")
+    said = built.ok(AT, "/opt/pgha/bin/python3", "-c", BEYOND, f"{folder}/data", f"/usr/lib/postgresql/{major}/bin")
+    built.ok(AT, "rm", "-r", folder)
+    assert "recovery ended before configured recovery target was reached" in said
+    assert "Traceback" not in said
+
+
+def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) -> None:
+    held = built.ok(AT, "find", "/var/lib/pgbackrest/backup/prod", "-path", "*/bundle/*", "-size", "+20k")
+    bundle = sorted(held.split())[0]
+    built.ok(AT, "cp", "-p", bundle, "/var/tmp/kept")
+    middle = int(built.ok(AT, "stat", "-c", "%s", bundle)) // 2
+    garble = ("dd", "if=/dev/urandom", f"of={bundle}", "bs=1", f"seek={middle}", "count=4096", "conv=notrunc")
+    built.ok(AT, *garble)
+    said = drill(built)
+    verified = built.pgha("backup", "verify", "prod")
+    asked = built.pgha("backup", "drill", "prod")
+    built.ok(AT, "cp", "-p", "/var/tmp/kept", bundle)
+    assert said.rc == 1 and "the restore failed" in said.err
+    assert verified.rc == 1 and "checksum" in verified.err
+    assert asked.rc == 1 and "does not restore" in asked.err
+    made = record(built)
+    assert not made["ok"]
+    assert "the restore failed: [" in made["error"]
+    assert left(built) == ""
+    asked = built.pgha("backup", "drill", "prod")
+    assert asked.rc == 0, asked.err
+    assert "was restored and read on witness-node" in asked.out
