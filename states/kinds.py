@@ -21,6 +21,7 @@ from .resources.block import Block
 from .resources.certificate import Certificate
 from .resources.command import Command
 from .resources.databases import PostgresDatabase, PostgresExtension
+from .resources.etcd_member import EtcdMember
 from .resources.files import Absent, Directory, File, Symlink
 from .resources.firewall import Firewall
 from .resources.hosts import Hosts
@@ -51,6 +52,7 @@ AnyKind = (
     | Command
     | Directory
     | DropIn
+    | EtcdMember
     | File
     | Firewall
     | Group

@@ -20,6 +20,7 @@ from pgha.states.resources.block import Block
 from pgha.states.resources.certificate import Certificate
 from pgha.states.resources.command import Command
 from pgha.states.resources.databases import PostgresDatabase, PostgresExtension
+from pgha.states.resources.etcd_member import EtcdMember
 from pgha.states.resources.files import Absent, Directory, File, Symlink
 from pgha.states.resources.firewall import AddedRule, Firewall, FirewallRule
 from pgha.states.resources.hosts import Hosts
@@ -185,6 +186,42 @@ def databases(**names: FakeDatabase) -> Host:
 CHECK = "select exists (select from pg_namespace where nspname = 'pgha')"
 SECURITY = "Inst libssl3 [3.0.11-1] (3.0.15-1 Debian-Security:12/stable-security [amd64])"
 REGULAR = "Inst tzdata [2024a-0] (2025b-0 Debian:13/stable [all])"
+
+
+def with_etcd(*members: str) -> Host:
+    """etcd with these members, `NAME=PEER_URL`, all of them healthy; changed by the commands of that kind."""
+    made = EtcdMember(name="d", peer_url="https://10.0.0.4:2380")
+    call = made._etcdctl()
+
+    def host() -> FakeSystem:
+        known = dict(one.split("=", 1) for one in members)
+
+        def listed(system: FakeSystem) -> Output:
+            rows = [
+                {"ID": number, "name": name, "peerURLs": [url], "clientURLs": [url.replace("2380", "2379")]}
+                for number, (name, url) in enumerate(known.items(), start=16)
+            ]
+            return Output(0, json.dumps({"members": rows}))
+
+        def health(system: FakeSystem) -> Output:
+            told = [{"endpoint": url.replace("2380", "2379"), "health": True} for url in known.values()]
+            return Output(0, json.dumps(told))
+
+        def put(system: FakeSystem) -> Output:
+            known["d"] = made.peer_url
+            return Output(0)
+
+        ids = [f"{number:x}" for number, _ in enumerate(known, start=16)]
+        return FakeSystem(
+            programs={
+                (*call, "member", "list", "-w", "json"): listed,
+                (*call, "endpoint", "health", "--cluster", "-w", "json"): health,
+                (*call, "member", "add", "d", f"--peer-urls={made.peer_url}"): put,
+                **{(*call, "member", "update", one, f"--peer-urls={made.peer_url}"): put for one in ids},
+            }
+        )
+
+    return host
 
 
 def with_repository() -> FakeSystem:
@@ -552,6 +589,13 @@ EXAMPLES = [
     Example(
         Sql(name="probe", check=CHECK, statements="create schema pgha;"),
         {"no schema": lambda: FakeSystem(server=True, checks={CHECK: lambda ran: "create schema pgha;" in ran})},
+    ),
+    Example(
+        EtcdMember(name="d", peer_url="https://10.0.0.4:2380"),
+        {
+            "not a member": with_etcd("a=https://10.0.0.1:2380"),
+            "at another address": with_etcd("a=https://10.0.0.1:2380", "d=https://10.0.0.9:2380"),
+        },
     ),
     Example(
         Stanza(
