@@ -27,6 +27,13 @@ THREE = {
     "witness-node": "region: us-west, role: witness",
 }
 
+ETCDCTL = (
+    "etcdctl",
+    "--cacert=/etc/etcd/tls/ca.crt",
+    "--cert=/etc/etcd/tls/etcd-server.crt",
+    "--key=/etc/etcd/tls/etcd-server.key",
+    "--endpoints=https://127.0.0.1:2379",
+)
 STORE = {"name": "s3", "serves": "s3"}
 
 

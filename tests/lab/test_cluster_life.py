@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from labsite import MASTER, Said, Site, wait_until
+from labsite import ETCDCTL, MASTER, Said, Site, wait_until
 from labwriter import Writer, make_ledger
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -531,15 +531,6 @@ def test_without_a_master_the_cluster_fails_over_just_the_same_and_status_is_rig
 def _with_leader(site: Site, leader: str) -> dict[str, Any]:
     status = site.status()
     return status if status["leader"] == leader else {}
-
-
-ETCDCTL = (
-    "etcdctl",
-    "--cacert=/etc/etcd/tls/ca.crt",
-    "--cert=/etc/etcd/tls/etcd-server.crt",
-    "--key=/etc/etcd/tls/etcd-server.key",
-    "--endpoints=https://127.0.0.1:2379",
-)
 
 
 def _member(site: Site, name: str) -> str:

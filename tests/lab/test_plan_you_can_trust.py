@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from labsite import MASTER, Site, wait_until
+from labsite import ETCDCTL, MASTER, Said, Site, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -269,3 +269,31 @@ def test_an_apply_that_lost_its_minion_or_its_master_anywhere_is_finished_by_the
         assert [resource for resource, times in done.items() if times > 1 and not resource.startswith("service:")] == []
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
     assert built.ok(node, *kept) == servers  # reloaded, never restarted
+
+
+# ---- a kind that only a node of a cluster can try
+
+MEMBER = "schema: pgha/states/v1\nresources:\n  - {kind: etcd_member, name: watcher, peer_url: 'https://%s:2380'%s}\n"
+
+
+def test_a_vote_in_etcd_is_given_and_taken_by_a_state_of_ones_own(built: Site) -> None:
+    node = wait_until("healthy", lambda: healthy(built), 120)["leader"]
+    url = built.nodes["witness-node"].rsplit(".", 1)[0] + ".99"
+
+    def apply(more: str, *words: str) -> Said:
+        write = [*built.lab_exec(node), "sh", "-c", "cat > /var/tmp/member.yml"]
+        assert built.run(write, stdin=MEMBER % (url, more)).rc == 0
+        return built.on(node, "pgha-minion", "apply", "--local", "/var/tmp/member.yml", *words)
+
+    def members() -> str:
+        return built.ok(node, *ETCDCTL, "member", "list")
+
+    wait_until("etcd lets somebody in", lambda: apply("").rc == 0, 60)
+    assert f"https://{url}:2380" in members()
+    again = apply("")
+    assert again.rc == 0 and "0 changed" in again.out
+    refused = apply(", absent: true")
+    assert refused.rc != 0 and f"https://{url}:2380" in members()
+    taken = apply(", absent: true", "--allow-destroy", "etcd_member:watcher")
+    assert taken.rc == 0, taken.out + taken.err
+    assert url not in members()
