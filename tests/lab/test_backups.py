@@ -134,6 +134,8 @@ def test_a_dropped_table_is_back_as_it_was_a_second_before(built: Site) -> None:
     assert writer.lost() == set()
     assert built.pgha("plan", "prod", "--detailed-exitcode").rc == 0
     assert built.pgha("backup", "now", "prod").rc == 0
+    proved = built.pgha("backup", "drill", "prod")
+    assert proved.rc == 0, proved.out + proved.err
     assert built.pgha("restore", "prod", "--commit", "--confirm", "prod").rc == 0
     for node in DATA:
         assert "before-" not in built.ok(node, "sh", "-c", "ls /var/lib/postgresql/*/")
