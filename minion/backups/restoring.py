@@ -218,6 +218,9 @@ def _empty(path: Path) -> None:
     try:
         if path.exists():
             shutil.rmtree(path)
+        for folder in reversed([one for one in path.parents if not one.exists()]):  # a bare node has none for its major
+            folder.mkdir()
+            shutil.chown(folder, USER, USER)
         path.mkdir(mode=0o700)
         shutil.chown(path, USER, USER)
     except (OSError, LookupError) as error:

@@ -165,3 +165,11 @@ def test_a_copy_that_is_gone_is_not_taken_for_data_in_place(restores: Restores) 
     restores.work(recovered).rmdir()
     with pytest.raises(HostError, match="is gone, and there is no data"):
         restores.swap(recovered)
+
+
+def test_on_a_bare_node_the_folder_of_the_major_is_made_for_it(restores: Restores) -> None:
+    (restores.data / "PG_VERSION").unlink()
+    restores.data.rmdir()
+    restores.data.parent.rmdir()
+    restores.swap(restores.recover(restores.copy(restores.order(ORDER), Copying()), server()))
+    assert (restores.data / "PG_VERSION").read_text() == "17\n"
