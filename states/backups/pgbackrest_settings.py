@@ -42,6 +42,8 @@ SOCKETS = "/var/run/postgresql"
 QUIET, BRIEF = "--log-level-console=off", "--log-level-console=error"
 KEEP_ALIVE: dict[str, str | int] = {"tcp-keep-alive-idle": 60, "tcp-keep-alive-interval": 10, "tcp-keep-alive-count": 6}
 """A peer that lost its power says no goodbye, and a backup must not wait for it for hours."""
+PATIENCE = "--archive-timeout=150"
+"""PostgreSQL's archiver rests for a minute after three failures, and there are some until all repositories are ready."""
 TOOL = PgBackRest()
 
 
@@ -90,7 +92,7 @@ class PgBackRestSettings:
                 numbers=numbers,
                 create=(*wide(context.cluster.name, "stanza-create"), BRIEF),
                 upgrade=(*wide(context.cluster.name, "stanza-upgrade"), BRIEF),
-                check=(*TOOL.check(context.cluster.name), BRIEF),
+                check=(*TOOL.check(context.cluster.name), PATIENCE, BRIEF),
                 info=TOOL.info(context.cluster.name),
                 local=node.is_data,
                 driver=TOOL.name,
