@@ -43,7 +43,7 @@ QUIET, BRIEF = "--log-level-console=off", "--log-level-console=error"
 KEEP_ALIVE: dict[str, str | int] = {"tcp-keep-alive-idle": 60, "tcp-keep-alive-interval": 10, "tcp-keep-alive-count": 6}
 """A peer that lost its power says no goodbye, and a backup must not wait for it for hours."""
 PATIENCE = "--archive-timeout=150"
-"""PostgreSQL's archiver rests for a minute after three failures, and there are some until all repositories are ready."""
+"""PostgreSQL's archiver rests for a minute after three failures, and some there are until all repositories know it."""
 TOOL = PgBackRest()
 
 
