@@ -284,7 +284,7 @@ def test_a_job_that_must_not_begin_when_the_disk_takes_its_start_at_last_never_b
     monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
     refused, full, start = threading.Event(), threading.Event(), bench.journal.start
     full.set()
-    job = files("a", ttl_ms=100 if end == "expired" else 60_000)
+    job = files("a", ttl_ms=1500 if end == "expired" else 60_000)
 
     def refuse(jid: str, att: int) -> None:
         if full.is_set():
