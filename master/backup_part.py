@@ -55,9 +55,8 @@ class BackupPart:
         founding = has_no_data(self.keeper.health())
         first = self.cluster.bootstrap.from_backup
         if founding and self.recover is None and first is not None:
-            lived = WHOLE in await self.master.store.notes(
-                self.cluster.name
-            )  # then a time of back then is wanted no more
+            # once the cluster has lived, a time of back then is wanted no more
+            lived = WHOLE in await self.master.store.notes(self.cluster.name)
             self.recover = Wanted.of(first) if first.to == "latest" or not lived else None
         if changed or founding:
             await self._backing.reachable(founding=founding and self.recover is None)

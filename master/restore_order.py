@@ -72,12 +72,9 @@ class NodeLook(BaseModel):
     serving: bool = False  # a PostgreSQL process holds the data directory
     wal: str = ""  # the segment of the last checkpoint
     segment: int = 16 * 1024**2  # bytes of one
-    system_id: str = ""
-    data: bool = False
     free: int = 0
     tablespaces: int = 0
     mounted: bool = False  # the data directory itself is a mount point
-    kept: tuple[str, ...] = ()
 
     def phase(self, identity: str) -> str:
         """Of that restore; empty when this node knows of none."""

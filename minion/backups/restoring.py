@@ -148,9 +148,8 @@ class Restores:
         server.start(tell)
         for name in _LEFT:
             server.query(f"alter system reset {name}")
+        server.query("checkpoint", timeout_s=3600.0)  # from it on the control file has the new timeline
         timeline = server.query("select timeline_id from pg_control_checkpoint()")
-        server.query("checkpoint", timeout_s=3600.0)
-        timeline = server.query("select timeline_id from pg_control_checkpoint()") or timeline
         server.stop()
         return self.save(restore.model_copy(update={"phase": "recovered", "detail": f"timeline {timeline}"}))
 

@@ -22,7 +22,7 @@ ETCD_S = 30.0
 
 
 def look(call: Call, doors: Doors) -> Outcome:
-    """Data: `restore`, `running`, `patroni`, `serving`, `wal`, `data`, `system_id`, `free`, `tablespaces`, `kept`."""
+    """Data: `restore`, `running`, `patroni`, `serving`, `wal`, `segment`, `free`, `tablespaces`, `mounted`."""
     arguments(call, 0, 0)
     here = installed(doors.system)
     restores = Restores(here)
@@ -33,14 +33,11 @@ def look(call: Call, doors: Doors) -> Outcome:
         "running": [step for step in STEPS if doors.system.unit(UNIT.format(step)).active == "activating"],
         "patroni": doors.system.unit("patroni").active,
         "serving": serves(data),
-        "data": (data / "PG_VERSION").exists(),
         "wal": control.get("Latest checkpoint's REDO WAL file", ""),
         "segment": int(control.get("Bytes per WAL segment", 16 * 1024**2)),
-        "system_id": control.get("Database system identifier", ""),
         "free": _free(data),
         "tablespaces": len(doors.system.names(str(data / "pg_tblspc"))),
         "mounted": data.is_mount(),
-        "kept": [str(path) for path in restores.all_kept()],
     }
     return Outcome(ok=True, exit_code=0, data=answer)
 

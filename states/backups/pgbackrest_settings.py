@@ -35,7 +35,6 @@ from .pgbackrest_repositories import FOLDER, ca_file, key_file, repository_optio
 CONFIG = f"{FOLDER}/pgbackrest.conf"
 REPLICA = "/usr/local/lib/pgha/pgbackrest-replica"
 SPOOL = "/var/spool/pgbackrest"
-LOGS = "/var/log/pgbackrest"
 ASK_S = 20  # for a repository to answer, before a replica is made by another method
 GET_S = 20  # for a WAL segment, before PostgreSQL looks for it elsewhere
 SOCKETS = "/var/run/postgresql"
