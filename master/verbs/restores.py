@@ -50,7 +50,7 @@ class Member(Arguments):
 async def restore_window(master: Master, request: Request) -> AsyncIterator[Any]:
     """What can be restored, and what it would be done to; changes nothing."""
     wanted = request.read(Restore)
-    cluster, _ = inventory.load(wanted.path, wanted.text)
+    cluster = _with_backups(wanted)
 
     async def work(operation: Operation) -> End:
         tools = _tools(master, operation, cluster)
@@ -66,7 +66,7 @@ async def restore_window(master: Master, request: Request) -> AsyncIterator[Any]
 
 async def restore(master: Master, request: Request) -> AsyncIterator[Any]:
     wanted = request.read(Restore)
-    cluster, _ = inventory.load(wanted.path, wanted.text)
+    cluster = _with_backups(wanted)
     if wanted.named != cluster.name:
         raise Refused(f"a restore puts other data on every node: name the cluster once more, {cluster.name}")
     applied = master.clusters.get(cluster.name)
@@ -133,6 +133,14 @@ async def reinit(master: Master, request: Request) -> AsyncIterator[Any]:
 
     async for line in _alone(master, request, "reinit", cluster, work):
         yield line
+
+
+def _with_backups(wanted: Restore) -> Cluster:
+    """Raises UserError for a definition that says nothing of backups."""
+    cluster, _ = inventory.load(wanted.path, wanted.text)
+    if cluster.backup is None:
+        raise UserError(f"no backups are made of {cluster.name}: {wanted.path} has no section backup")
+    return cluster
 
 
 async def _alone(master: Master, request: Request, kind: str, cluster: Cluster, work: Any) -> AsyncIterator[Any]:
