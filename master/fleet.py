@@ -49,6 +49,8 @@ class Answer:
     results: list[ResourceResult] = field(default_factory=list)
     outcome: Outcome | None = None
     message: str = ""
+    heard: float = 0.0
+    """When something last came from there in this matter: monotonic s of this host."""
 
     @property
     def ok(self) -> bool:
@@ -175,18 +177,19 @@ class Fleet:
         """All of them to their ends, side by side."""
         answers = {flight.key: answer for answer, flight in jobs}
         clock = self._operation.clock
-        heard = dict.fromkeys(answers, clock.monotonic())
+        for answer in answers.values():
+            answer.heard = clock.monotonic()
         async for flight, news in self._hub.ledger.follow([flight for _, flight in jobs], silence_s):
             answer = answers[flight.key]
             if news != SILENT:
-                heard[flight.key] = clock.monotonic()
+                answer.heard = clock.monotonic()
             if begun is not None and isinstance(news, Output):
                 begun.set()
             await self._take(answer, flight, news, step)
             if news == SILENT or is_last(news):
                 answer.state = flight.state
                 if flight.state in OPEN:
-                    answer.message = self._silent(answer.node, heard[flight.key])
+                    answer.message = self._silent(answer)
                 if step == SHOW:
                     await self._operation.emit(answer.line())
         return {answer.node: answer for answer, _ in jobs}
@@ -204,10 +207,11 @@ class Fleet:
         elif is_last(news):
             answer.message = flight.message
 
-    def _silent(self, node: str, heard: float) -> str:
-        """`heard` is monotonic; what is told is this host's time of day."""
-        peer, clock = self._hub.peers.get(node), self._operation.clock
-        at = datetime.fromtimestamp(clock.now() - clock.monotonic() + max(heard, peer.heard if peer else heard))
+    def _silent(self, answer: Answer) -> str:
+        """What is told is this host's time of day."""
+        peer, clock = self._hub.peers.get(answer.node), self._operation.clock
+        heard = max(answer.heard, peer.heard if peer else 0.0)
+        at = datetime.fromtimestamp(clock.now() - clock.monotonic() + heard)
         return f"its minion has been silent since {at.astimezone():%H:%M:%S}; the job may still run there"
 
 

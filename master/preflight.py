@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ..common.cluster import Cluster, Node
 from ..common.facts import DISTRIBUTION_POSTGRESQL, HostFacts, supported
@@ -111,13 +112,23 @@ def _disk(free_bytes: int) -> list[str]:
     return [f"has {free_bytes // mib} MiB free under /var/lib, {MIN_DISK_BYTES // mib} MiB are needed; make room there"]
 
 
-def clocks(offsets_s: Mapping[str, float]) -> list[str]:
-    """`offsets_s`: node's clock minus master's, with the sample's own delay in it, so small ones mean nothing."""
+class Offset(NamedTuple):
+    """A node's clock minus the master's, in s: between these two.
+
+    The node read its clock at some moment between being asked and having answered, nobody knows when: an answer that
+    was long on its way proves little, and never what is not so (RFC 5905, the bounds of a sample).
+    """
+
+    least: float
+    most: float
+
+
+def clocks(offsets: Mapping[str, Offset]) -> list[str]:
     return [
-        f"{name}: its clock is {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} the master's; "
+        f"{name}: its clock is at least {abs(off):.1f} s {'ahead of' if off > 0 else 'behind'} the master's; "
         f"at most {MAX_CLOCK_S} s are allowed. Set the clock, or let a time service do it, and apply again"
-        for name, offset in offsets_s.items()
-        if abs(offset) > MAX_CLOCK_S + (0 if offset > 0 else 2.0)  # a sample is up to 2 s old when it is received
+        for name, (least, most) in offsets.items()
+        if abs(off := max(least, 0.0) + min(most, 0.0)) > MAX_CLOCK_S
     ]
 
 

@@ -18,6 +18,7 @@ from ..common.results import ResourceResult, Status
 from . import preflight
 from .fleet import Fleet
 from .observed import ClusterHealth
+from .preflight import Offset
 from .report import Report, counted
 from .seams import Headquarters
 from .standing import standing
@@ -42,14 +43,14 @@ class Readiness:
         hub = self.master.hub
         every = [node.name for node in self.cluster.nodes]
         await self._until_connected([*every, *self._leaving()], named)
-        facts = await self._answering([name for name in every if hub.connected(name)])
+        facts, clocks = await self._answering([name for name in every if hub.connected(name)])
         connected = dict.fromkeys(facts, True)
         missing = preflight.not_there(self.cluster, await self.master.store.minions(), connected)
         away = tuple(name for name in missing if named and name not in named)
         names = [name for name in every if name not in away]
         problems = [text for name, text in missing.items() if name not in away]
         problems += preflight.hosts(self.cluster, {name: facts[name] for name in names if name in facts})
-        problems += preflight.clocks(self._clock_offsets(names))
+        problems += preflight.clocks({name: clocks[name] for name in names if name in clocks})
         problems += self._other_clusters(names)
         await self._refuse("preflight", since, problems)
         await self.report.step(
@@ -96,16 +97,25 @@ class Readiness:
             await self.report.step(step, "failed", since=since, detail=counted(len(problems), "problem"))
             raise Refused("nothing was changed:\n" + "\n".join(f"  {problem}" for problem in problems))
 
-    async def _answering(self, names: Sequence[str]) -> dict[str, HostFacts]:
-        """What they say of themselves now: a line may look alive for some seconds after its host has died, and what it
-        told when it was made is as old as it.
+    async def _answering(self, names: Sequence[str]) -> tuple[dict[str, HostFacts], dict[str, Offset]]:
+        """What they say of themselves now, and how their clocks stand to this one.
+
+        A line may look alive for some seconds after its host has died, and what it told when it was made is as old
+        as it.
         """
+        clock = self.master.clock
+        asked, sets_off = clock.now(), clock.now() - clock.monotonic()
         answers = await self.fleet.call("facts", dict.fromkeys(names, ()), ANSWER_S, silence_s=ANSWER_S)
-        facts = {}
+        facts, clocks = {}, {}
         for name, answer in answers.items():
-            if answer.ok and answer.outcome and (known := self._facts(name, answer.outcome.data)) is not None:
+            if not answer.ok or not answer.outcome:
+                continue
+            data = dict(answer.outcome.data)
+            if isinstance(now := data.pop("now", None), float):  # an older minion does not say it
+                clocks[name] = Offset(now - (answer.heard + sets_off), now - asked)
+            if (known := self._facts(name, data)) is not None:
                 facts[name] = known
-        return facts
+        return facts, clocks
 
     def _facts(self, name: str, data: Mapping[str, object]) -> HostFacts | None:
         """These are what is built from, too."""
@@ -117,11 +127,6 @@ class Readiness:
         if peer is not None:
             peer.facts = known
         return known
-
-    def _clock_offsets(self, names: Sequence[str]) -> dict[str, float]:
-        now, mono = self.master.clock.now(), self.master.clock.monotonic()
-        peers = [self.master.hub.peers[name] for name in names if name in self.master.hub.peers]
-        return {p.name: p.sample.at - (now - (mono - p.sampled)) for p in peers if p.sample is not None}
 
     def _other_clusters(self, names: Sequence[str]) -> list[str]:
         return [

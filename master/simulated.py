@@ -120,7 +120,8 @@ class World:
     def call(self, name: str, function: str, arguments: Sequence[str]) -> Outcome:
         node = self.nodes[name]
         if function == "facts":
-            return Outcome(ok=True, data=node.facts.model_dump(mode="json"))
+            now = node.system.clock + node.clock_offset_s
+            return Outcome(ok=True, data=node.facts.model_dump(mode="json") | {"now": now})
         self.calls.append((name, function, tuple(arguments)))
         if function in self.refusals:
             return Outcome(ok=False, exit_code=1, message=self.refusals[function])

@@ -33,8 +33,9 @@ def ping(call: Call, doors: Doors) -> Outcome:
 
 
 def facts(call: Call, doors: Doors) -> Outcome:
+    """What the host is, and `now`, its own time (Unix s) as this is answered."""
     arguments(call, 0, 0)
-    return Outcome(ok=True, exit_code=0, data=survey().model_dump(mode="json"))
+    return Outcome(ok=True, exit_code=0, data=survey().model_dump(mode="json") | {"now": time.time()})
 
 
 def preflight(call: Call, doors: Doors) -> Outcome:
