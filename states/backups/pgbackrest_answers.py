@@ -14,6 +14,8 @@ from ...common.telemetry_backup import SET_LIMIT, BackupSet, RepositorySample
 
 _STATES = {0: "ok", 1: "no stanza", 2: "no backups", 3: "no stanza", 5: "another cluster's"}
 _ERROR = re.compile(r"ERROR: \[(\d{3})\]: (.*)")
+KILLED = 124  # at the deadline of who asked
+_PATIENCE = re.compile(r"within [\d.]+ s")
 _DROPPED = re.compile(r"dropped WAL file '([0-9A-F]{24})'")
 _NEXT_ENTRY = re.compile(r"P\d\d +(INFO|WARN|ERROR|DETAIL)")
 _UNREADABLE = re.compile(r"(key/value found outside of section at line \d+):.*")  # then what it read, in binary
@@ -48,6 +50,8 @@ def dropped(log: str) -> tuple[str, ...]:
 
 def why(rc: int, out: str, err: str) -> str:
     """Its first error with what follows it on the same matter, in one line."""
+    if rc == KILLED:
+        return f"no answer {patience[0]}" if (patience := _PATIENCE.search(err)) else "no answer in time"
     text = err if _ERROR.search(err) else out if _ERROR.search(out) else err or out
     match = _ERROR.search(text)
     if match is None:

@@ -68,6 +68,11 @@ def test_a_repository_that_cannot_be_opened_takes_nothing_from_another() -> None
     assert (two.state, len(two.backups)) == ("ok", 1)
 
 
+def test_a_repository_that_has_not_answered_at_the_deadline_is_unreachable_and_told_with_the_seconds() -> None:
+    (one,) = repositories("prod", (1,), 124, "", "runuser did not end within 15 s and was killed", 5.0)
+    assert (one.state, one.why) == ("unreachable", "no answer within 15 s")
+
+
 @pytest.mark.parametrize(("rc", "out"), [(0, "no JSON"), (0, "[]"), (124, ""), (127, "")])
 def test_a_tool_that_says_nothing_leaves_every_repository_unreachable(rc: int, out: str) -> None:
     assert [one.state for one in repositories("prod", (1, 2), rc, out, "it is gone", 5.0)] == ["unreachable"] * 2
