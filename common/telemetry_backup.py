@@ -90,6 +90,7 @@ class BackupRun(Part):
 class DrillSample(Part):
     """The last proof by restoring. `seconds`: from the start of the restore to the answer of the restored server.
 
+    `repository`: number of the one that it was restored from; None when it did not come so far.
     `age_s`: how old the newest row was that came back, when the restore began; None when none was looked for, and
     `note` tells why. `bytes`: of the backup.
     """
@@ -97,6 +98,7 @@ class DrillSample(Part):
     began: float
     ok: bool
     seconds: float
+    repository: int | None = None
     label: Text = ""
     age_s: float | None = None
     bytes: int | None = None

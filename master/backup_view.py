@@ -104,6 +104,7 @@ def _drill(known: Seen) -> dict[str, Any] | None:
         "node": told.node.name,
         "age_s": round(told.age_s(drill.began), 1),
         "seconds": round(drill.seconds, 1),
+        "repository": drill.repository,
         "label": drill.label or None,
         "error": drill.error,
     }

@@ -91,7 +91,8 @@ async def drill(master: Master, request: Request) -> AsyncIterator[Any]:
                 exit=1, message=f"{found.label or 'The newest backup'} does not restore: {found.error}", data=data
             )
         row = f", the newest row in it was {found.age_s:.0f} s old" if found.age_s is not None else ""
-        told = f"{found.label} was restored and read on {node} in {found.seconds:.0f} s{row}."
+        what = f"{found.label} of repository {found.repository}"
+        told = f"{what} was restored and read on {node} in {found.seconds:.0f} s{row}."
         return End(message=f"{told} {found.note}".rstrip(), data=data)
 
     async for line in begin(master, request, cluster, f"backup drill {cluster.name}", work, ()):

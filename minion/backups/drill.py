@@ -1,12 +1,13 @@
 """The proof that backups are good: the newest one is restored into a scratch folder, started, read and thrown away.
 
 Rules:
-1. A row is written through this node's own HAProxy before, and must come back: so the proof covers the archive of WAL
+1. Of several repositories one is proved at a time, whose turn it is, with nothing from another one.
+2. A row is written through this node's own HAProxy before, and must come back: so the proof covers the archive of WAL
    up to now, and tells how much would be lost.
-2. The copy serves nobody and disturbs nobody, see `scratch`; it archives nothing, and its tablespaces are beside it.
-3. What it takes on a disk is known before, and nothing of it is left after: an attempt that was killed is cleared away
+3. The copy serves nobody and disturbs nobody, see `scratch`; it archives nothing, and its tablespaces are beside it.
+4. What it takes on a disk is known before, and nothing of it is left after: an attempt that was killed is cleared away
    by the next one.
-4. Whatever it comes to is written down, a failure with its reason.
+5. Whatever it comes to is written down, a failure with its reason.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from ...common.errors import HostError
 from ...common.installation import Installation
 from ...common.telemetry_backup import BackupSet, DrillSample, RepositorySample
 from ...states.backups.driver import USER, Argv, Driver, Target
+from ...states.backups.told import as_user, ask
 from ...states.backups.tools import driver
 from ...states.system import Output
 from ..probe_write import Mark, mark
 from .history import History
-from .run import as_user
 from .scratch import Place, Progress, Scratch
 
 FOLDER = Path("/var/lib/pgha-drill")
@@ -72,11 +73,16 @@ def roomiest(free: dict[Path, int], size: int) -> Path:
     return folder
 
 
-def newest(samples: Sequence[RepositorySample]) -> BackupSet:
-    """The backup that ended last, of all repositories. Raises HostError: there is none, or nobody answers."""
-    backups = [backup for sample in samples for backup in sample.backups]
-    if backups:
-        return max(backups, key=lambda backup: backup.ended)
+def whose_turn(samples: Sequence[RepositorySample], drills: Sequence[DrillSample]) -> tuple[int, BackupSet]:
+    """The repository that has not been proved for the longest time, the last of equals, and its newest backup.
+
+    Raises HostError: there is no backup, or nobody answers.
+    """
+    proved = {drill.repository: drill.began for drill in drills if drill.ok}
+    held = {sample.number: sample.backups[-1] for sample in samples if sample.backups}
+    if held:
+        number = min(held, key=lambda number: (proved.get(number, 0.0), -number))
+        return number, held[number]
     told = "; ".join(f"repository {one.number}: {one.state}{f', {one.why}' if one.why else ''}" for one in samples)
     raise HostError(f"there is no backup to restore: {told or 'this node reaches no repository'}")
 
@@ -88,6 +94,7 @@ class _Found:
     began: float
     since: float  # the beginning of the restore
     answered: float | None = None
+    repository: int | None = None
     label: str = ""
     size: int | None = None
     age_s: float | None = None
@@ -119,6 +126,7 @@ class Drill:
             began=found.began,
             ok=not (error or left),
             seconds=max(0.0, (found.answered or ended) - found.since),
+            repository=found.repository,
             label=found.label,
             age_s=found.age_s,
             bytes=found.size,
@@ -138,21 +146,21 @@ class Drill:
     def _prove(self, found: _Found) -> None:
         self._clear()
         tool = driver(self.here.driver)
-        backup = newest(self._info(tool))
-        found.label, found.size = backup.label, backup.size
+        number, backup = whose_turn(self._info(tool), self.history.drills())
+        found.repository, found.label, found.size = number, backup.label, backup.size
         folder = roomiest({path: _free(path) for path in self._folders()}, backup.size)
-        row, wrote = self._row(tool, found)
-        self.tell(f"restoring {backup.label}, {_gib(backup.size)}, to {folder}")
+        row, wrote = self._row(tool, number, found)
+        self.tell(f"restoring {backup.label} of repository {number}, {_gib(backup.size)}, to {folder}")
         found.since = self.now()
         server = self.server(_place(self.here, folder))
-        self._restore(tool, backup, folder)
+        self._restore(tool, number, backup, folder)
         server.start(self._progress)
         self._look_for(server, row)
         found.answered, found.age_s = self.now(), max(0.0, found.since - wrote) if row else None
         self._check(server)
 
-    def _row(self, tool: Driver, found: _Found) -> tuple[Mark | None, float]:
-        """Write it, and wait until a repository has it."""
+    def _row(self, tool: Driver, number: int, found: _Found) -> tuple[Mark | None, float]:
+        """Write it, and wait until that repository has it."""
         here = self.here
         if here.writes_port is None:
             found.note = "no row was looked for: this node has no HAProxy to write one through"
@@ -165,20 +173,27 @@ class Drill:
             return None, 0.0
         limit_s = 2 * here.archive_timeout_s + 60.0
         self.tell(f"a row was written; waiting until {row.segment} is archived, {limit_s:.0f} s at most")
-        while not any(sample.wal_max >= row.segment for sample in self._info(tool)):
+        while self._info(tool, number)[0].wal_max < row.segment:
             if self.now() - wrote > limit_s:
                 raise HostError(
-                    f"WAL is not archived: {row.segment}, with a row written {limit_s:.0f} s ago, is in no repository"
+                    f"WAL is not archived: {row.segment}, with a row written {limit_s:.0f} s ago, is not in "
+                    f"repository {number}"
                 )
             self._pause(ASK_S)
         return row, wrote
 
-    def _restore(self, tool: Driver, backup: BackupSet, folder: Path) -> None:
+    def _restore(self, tool: Driver, number: int, backup: BackupSet, folder: Path) -> None:
         folder.mkdir(mode=0o700)
         shutil.chown(folder, USER, USER)
         target, data = Target("latest", label=backup.label), str(folder / "data")
         argv = tool.restore(
-            self.here.stanza, target, data, archive=False, delta=False, tablespaces=str(folder / "tablespaces")
+            self.here.stanza,
+            target,
+            data,
+            archive=False,
+            delta=False,
+            tablespaces=str(folder / "tablespaces"),
+            repository=number,
         )
         said = self.execute(as_user(argv))
         self._go_on()
@@ -225,9 +240,10 @@ class Drill:
         beside = Path(self.here.data_directory).parent
         return (self.folder, beside / BESIDE) if self.here.data and beside.is_dir() else (self.folder,)
 
-    def _info(self, tool: Driver) -> tuple[RepositorySample, ...]:
-        said = self.execute(as_user(tool.info(self.here.stanza)))
-        return tool.read_info(self.here.stanza, self.here.repositories, said.rc, said.stdout, said.stderr, self.now())
+    def _info(self, tool: Driver, number: int | None = None) -> tuple[RepositorySample, ...]:
+        """Of one repository, or of all."""
+        numbers = self.here.repositories if number is None else (number,)
+        return ask(tool, self.here.stanza, numbers, self.execute, self.now).repositories
 
     def _progress(self, progress: Progress) -> None:
         self.tell(f"{progress.seconds:.0f} s: {progress.doing or 'starting'}")

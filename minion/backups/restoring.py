@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ...common.errors import HostError
 from ...common.installation import Installation
 from ...states.backups.driver import USER, Argv, Target, TargetKind
+from ...states.backups.told import as_user
 from ...states.backups.tools import driver
 from ...states.system import Output
-from .run import as_user
 from .scratch import Place, Progress, Scratch
 
 FOLDER = Path("/var/lib/pgha/restore")

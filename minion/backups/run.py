@@ -16,7 +16,8 @@ from ...common.backup import BackupType
 from ...common.errors import HostError
 from ...common.installation import Installation
 from ...common.telemetry_backup import BackupRun
-from ...states.backups.driver import USER, Argv, Driver
+from ...states.backups.driver import Argv, Driver
+from ...states.backups.told import as_user, ask
 from ...states.backups.tools import driver
 from ...states.system import Look, Output
 from .history import History
@@ -36,10 +37,6 @@ def installed(look: Look) -> Installation:
     except ValidationError as error:
         why = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise HostError(f"{path} cannot be read: {why}; apply the cluster's definition again") from None
-
-
-def as_user(argv: Argv) -> Argv:
-    return ("runuser", "-u", USER, "--", *argv)
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,5 @@ class Runner:
         return run
 
     def _newest(self, tool: Driver, number: int) -> str:
-        said = self.execute(as_user(tool.info(self.here.stanza, number)))
-        (one,) = tool.read_info(self.here.stanza, (number,), said.rc, said.stdout, said.stderr, self.now())
+        (one,) = ask(tool, self.here.stanza, (number,), self.execute, self.now).repositories
         return one.backups[-1].label if one.backups else ""

@@ -8,11 +8,10 @@ from ...common.backup import BACKUP_TYPES
 from ...common.errors import HostError
 from ...common.results import Outcome
 from ...states.action import Unit
-from ...states.backups.tools import driver
 from ..backups.history import History
-from ..backups.run import as_user, installed
+from ..backups.run import installed
 from ..backups.turn import turn
-from ..probes.backup import INFO_S
+from ..probes.backup import told_of
 from .request import Call, Doors, arguments, wrong
 
 DRILL = "pgha-drill.service"
@@ -23,9 +22,7 @@ def look(call: Call, doors: Doors) -> Outcome:
     """Data: `turn`, `running` (units), `progress` ([done, total] bytes), `operates`, `repositories`, `runs`."""
     arguments(call, 0, 0)
     here = installed(doors.system)
-    tool = driver(here.driver)
-    said = doors.system.ask(as_user(tool.info(here.stanza)), timeout_s=INFO_S)
-    found = tool.read_info(here.stanza, here.repositories, said.rc, said.stdout, said.stderr, doors.system.now())
+    told = told_of(doors.system, here)
     try:
         whose, why = turn(doors.system, here).node, ""
     except HostError as error:
@@ -34,9 +31,9 @@ def look(call: Call, doors: Doors) -> Outcome:
         "turn": whose,
         "why": why,
         "running": running(doors),
-        "progress": tool.running(said.stdout),
+        "progress": told.progress,
         "operates": here.operates,
-        "repositories": [one.model_dump(mode="json") for one in found],
+        "repositories": [one.model_dump(mode="json") for one in told.repositories],
         "runs": [one.model_dump(mode="json") for one in History().runs()[-8:]],
     }
     return Outcome(ok=True, exit_code=0, data=data)

@@ -9,9 +9,10 @@ from ...common.installation import Installation
 from ...common.results import Outcome
 from ...common.telemetry_backup import RepositorySample
 from ...states.backups.driver import Argv
+from ...states.backups.told import as_user
 from ...states.backups.tools import driver
-from ..backups.run import as_user, installed
-from ..probes.backup import INFO_S
+from ..backups.run import installed
+from ..probes.backup import told_of
 from ..spawn import stream
 from .request import Call, Doors, arguments, number, wrong
 
@@ -54,9 +55,7 @@ def verify(call: Call, doors: Doors) -> Outcome:
 
 
 def _told(doors: Doors, here: Installation, which: int) -> RepositorySample:
-    tool = driver(here.driver)
-    said = doors.system.ask(as_user(tool.info(here.stanza, which)), timeout_s=INFO_S)
-    (one,) = tool.read_info(here.stanza, (which,), said.rc, said.stdout, said.stderr, doors.system.now())
+    (one,) = told_of(doors.system, here, (which,)).repositories
     return one
 
 

@@ -7,7 +7,8 @@ threads of their own (`asking`); a sample holds their newest answers. All else i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,11 +18,12 @@ from ...common.clock import Clock, SystemClock
 from ...common.installation import Installation
 from ...common.telemetry_backup import RUN_LIMIT, ArchiverSample, BackupRun, BackupSample, RepositorySample
 from ...states.backups.driver import KEEP
+from ...states.backups.told import Told, ask
 from ...states.backups.tools import driver
 from ...states.system import Look
 from ..backups.asking import Asking, Begin, in_a_thread
 from ..backups.history import History
-from ..backups.run import BUSY, as_user
+from ..backups.run import BUSY
 from . import archiver
 
 REPOSITORIES_EVERY_S = 60.0
@@ -29,15 +31,6 @@ RUNNING_EVERY_S = 5.0
 ARCHIVER_EVERY_S = 10.0
 INFO_S = 60.0  # for one repository; the tool itself gives up before that, in its own words
 LOG_TAIL = 1024 * 1024  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What the tool said, and when; `progress`: bytes done and in all of the backup that runs on this node."""
-
-    at: float
-    repositories: tuple[RepositorySample, ...]
-    progress: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +105,9 @@ class Backups:
     # ---- in threads of their own
 
     def _repositories(self, here: Installation) -> Told:
-        """Each by itself: the tool says nothing of any before it has given up one that does not answer."""
-        tool, own = driver(here.driver), self._system_id() if here.data else ""
-        found, progress, at = [], None, self._look.now()
-        for number in here.repositories:
-            said = self._look.ask(as_user(tool.info(here.stanza, number)), timeout_s=INFO_S)
-            at = self._look.now()
-            (one,) = tool.read_info(here.stanza, (number,), said.rc, said.stdout, said.stderr, at)
-            found.append(_judged(one, own))
-            progress = tool.running(said.stdout) or progress
-        return Told(at, tuple(found), progress)
+        own = self._system_id() if here.data else ""
+        told = told_of(self._look, here)
+        return replace(told, repositories=tuple(_judged(one, own) for one in told.repositories))
 
     def _system_id(self) -> str:
         """Of this node's database, as Patroni tells it; empty when nobody does."""
@@ -137,6 +123,12 @@ class Backups:
         log = tail(Path(here.logs) / tool.push_log(here.stanza), LOG_TAIL)
         seen = archiver.probe(self._look) if here.data else None
         return Archived(seen, tuple(sorted(tool.dropped(log))))
+
+
+def told_of(look: Look, here: Installation, numbers: Iterable[int] | None = None) -> Told:
+    """Of all repositories that this node reaches, or of these."""
+    numbers = here.repositories if numbers is None else numbers
+    return ask(driver(here.driver), here.stanza, numbers, lambda argv: look.ask(argv, timeout_s=INFO_S), look.now)
 
 
 def _judged(one: RepositorySample, own: str) -> RepositorySample:

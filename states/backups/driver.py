@@ -53,14 +53,10 @@ class Driver(Protocol):
 
     def packages(self) -> tuple[str, ...]: ...
 
-    def info(self, stanza: str, number: int | None = None) -> Argv:
-        """Of all repositories that are configured, or of one: an unreachable one keeps the others' answer back."""
-        ...
+    def info(self, stanza: str, number: int) -> Argv: ...
 
-    def read_info(
-        self, stanza: str, numbers: tuple[int, ...], rc: int, out: str, err: str, now: float
-    ) -> tuple[RepositorySample, ...]:
-        """One for each of `numbers`, also when the tool has failed."""
+    def read_info(self, stanza: str, number: int, rc: int, out: str, err: str, now: float) -> RepositorySample:
+        """Also when the tool has failed."""
         ...
 
     def running(self, out: str) -> tuple[int, int] | None:
@@ -78,12 +74,20 @@ class Driver(Protocol):
         ...
 
     def restore(
-        self, stanza: str, target: Target, directory: str, *, archive: bool, delta: bool, tablespaces: str = ""
+        self,
+        stanza: str,
+        target: Target,
+        directory: str,
+        *,
+        archive: bool,
+        delta: bool,
+        tablespaces: str = "",
+        repository: int | None = None,
     ) -> Argv:
         """Into `directory`, so that the server recovers to the target when it is started there, and opens for writes.
 
         `archive` False: it must not archive what it writes, as that is not the cluster's. `tablespaces`: a folder for
-        all of them; empty: each where it was.
+        all of them; empty: each where it was. `repository`: where all of it is to come from, WAL too; None: from any.
         """
         ...
 

@@ -26,15 +26,12 @@ class PgBackRest:
     def packages(self) -> tuple[str, ...]:
         return ("pgbackrest",)
 
-    def info(self, stanza: str, number: int | None = None) -> Argv:
-        only = () if number is None else (f"--repo={number}",)
+    def info(self, stanza: str, number: int) -> Argv:
         # it tries a host that does not answer nine times, each as long as this
-        return (*command(stanza, "info"), "--output=json", "--io-timeout=5", *only)
+        return (*command(stanza, "info"), "--output=json", "--io-timeout=5", f"--repo={number}")
 
-    def read_info(
-        self, stanza: str, numbers: tuple[int, ...], rc: int, out: str, err: str, now: float
-    ) -> tuple[RepositorySample, ...]:
-        return answers.repositories(stanza, numbers, rc, out, err, now)
+    def read_info(self, stanza: str, number: int, rc: int, out: str, err: str, now: float) -> RepositorySample:
+        return answers.repository(stanza, number, rc, out, err, now)
 
     def running(self, out: str) -> tuple[int, int] | None:
         return answers.running(out)
@@ -56,7 +53,15 @@ class PgBackRest:
         return rc == LOCKED
 
     def restore(
-        self, stanza: str, target: Target, directory: str, *, archive: bool, delta: bool, tablespaces: str = ""
+        self,
+        stanza: str,
+        target: Target,
+        directory: str,
+        *,
+        archive: bool,
+        delta: bool,
+        tablespaces: str = "",
+        repository: int | None = None,
     ) -> Argv:
         options = [f"--pg1-path={directory}", *_until(target)]
         if not archive:
@@ -65,6 +70,8 @@ class PgBackRest:
             options.append("--delta")
         if tablespaces:
             options.append(f"--tablespace-map-all={tablespaces}")
+        if repository is not None:
+            options.append(f"--repo={repository}")  # it stands in the restore_command that pgBackRest writes, too
         return (*command(stanza, "restore"), *options)
 
     def check(self, stanza: str) -> Argv:

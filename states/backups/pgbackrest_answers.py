@@ -24,15 +24,13 @@ _HINT = "if it is encrypted, compare backup.encryption with what it was made wit
 _DAMAGED = re.compile(r"FormatError|CryptoError|ChecksumError|FileMissingError|unable to load info file", re.I)
 
 
-def repositories(
-    stanza: str, numbers: tuple[int, ...], rc: int, out: str, err: str, now: float
-) -> tuple[RepositorySample, ...]:
-    """One for each number; a number that the answer does not tell of counts as unreachable."""
+def repository(stanza: str, number: int, rc: int, out: str, err: str, now: float) -> RepositorySample:
+    """One that the answer does not tell of counts as unreachable."""
     told = _stanza(stanza, out) if rc == 0 else None
     if told is None:
         said = why(rc, out, err) if rc else "pgBackRest's answer cannot be read"
-        return tuple(RepositorySample(number=n, state=_cause(said), why=said, at=now) for n in numbers)
-    return tuple(_repository(told, number, now) for number in numbers)
+        return RepositorySample(number=number, state=_cause(said), why=said, at=now)
+    return _repository(told, number, now)
 
 
 def running(out: str) -> tuple[int, int] | None:

@@ -38,8 +38,12 @@ def repository_options(
             f"backup.sftp needs pgBackRest {_spelt(SFTP)}, and this system carries {_spelt(version)}; set "
             "postgresql.source: pgdg, or have the repository elsewhere"
         )
+    cipher: Options = {}
+    if backup.encryption.cipher != "none":
+        cipher = {"cipher-type": backup.encryption.cipher, "cipher-pass": f"{{{{cipher{number}}}}}"}
     if repository.node not in ("", node):
-        return {"host": repository.node, "host-type": "tls", "host-port": backup.port, **tls("host")}
+        # `info` over several does not ask the host of one for its cipher: pgBackRest 2.55.1, seen
+        return {"host": repository.node, "host-type": "tls", "host-port": backup.port, **tls("host"), **cipher}
     kept = backup.retention_of(repository)
     options: Options = {
         "type": repository.kind,
@@ -54,9 +58,7 @@ def repository_options(
         options["block"] = "y"
     if kept.archive is not None:
         options["retention-archive"] = kept.archive
-    if backup.encryption.cipher != "none":
-        options |= {"cipher-type": backup.encryption.cipher, "cipher-pass": f"{{{{cipher{number}}}}}"}
-    return options
+    return options | cipher
 
 
 def _place(number: int, repository: Repository, backup: Backup) -> Options:

@@ -92,7 +92,6 @@ class PgBackRestSettings:
                 create=(*wide(context.cluster.name, "stanza-create"), BRIEF),
                 upgrade=(*wide(context.cluster.name, "stanza-upgrade"), BRIEF),
                 check=(*TOOL.check(context.cluster.name), PATIENCE, BRIEF),
-                info=TOOL.info(context.cluster.name),
                 local=node.is_data,
                 driver=TOOL.name,
             )
@@ -196,13 +195,13 @@ def text(context: Context, scope: Scope) -> str:
 
 
 def secrets(context: Context, scope: Scope) -> dict[str, Secret]:
-    """Mark -> secret, of the repositories that this node reaches itself."""
+    """Mark -> secret: the passphrase, and of the repositories that this node reaches itself the credentials."""
     backup, found = _backup(context.cluster), dict[str, Secret]()
     for number, repository in scope.repositories:
-        if repository.node not in ("", context.node.name):
-            continue
         if backup.encryption.cipher != "none":
             found[f"cipher{number}"] = context.secrets["backup/cipher"]
+        if repository.node not in ("", context.node.name):
+            continue
         if repository.kind not in ("gcs", "sftp"):  # theirs are files
             found |= {
                 f"repo{number}-{name}": context.secrets[f"backup/repo{number}-{name}"]

@@ -16,12 +16,13 @@ from typing import Literal
 from ...common.errors import HostError
 from ...common.telemetry_backup import RepositorySample
 from ..action import Run
+from ..backups.driver import USER
+from ..backups.told import ask
 from ..backups.tools import driver
 from ..resource import Change, Resource
 from ..system import Look
 from .postgres import IN_RECOVERY
 
-USER = "postgres"
 IDENTITY = "select system_identifier, current_setting('server_version_num')::int / 10000 from pg_control_system()"
 MUTE = ("unreachable", "damaged")
 NOT_HERE = "the leader's node does it"
@@ -46,7 +47,6 @@ class Stanza(Resource[StanzaFacts]):
     stanza: str
     driver: str
     numbers: tuple[int, ...]
-    info: tuple[str, ...]
     create: tuple[str, ...]
     upgrade: tuple[str, ...]
     check: tuple[str, ...]
@@ -66,9 +66,8 @@ class Stanza(Resource[StanzaFacts]):
         if None in look.packages(tool.packages()).values():
             missing = tuple(RepositorySample(number=n, state="no stanza", at=look.now()) for n in self.numbers)
             return StanzaFacts(replica, system_id, version, missing)
-        said = look.ask(("runuser", "-u", USER, "--", *self.info), timeout_s=ASK_S)
-        found = tool.read_info(self.stanza, self.numbers, said.rc, said.stdout, said.stderr, look.now())
-        return StanzaFacts(replica, system_id, version, found)
+        told = ask(tool, self.stanza, self.numbers, lambda argv: look.ask(argv, timeout_s=ASK_S), look.now)
+        return StanzaFacts(replica, system_id, version, told.repositories)
 
     def plan(self, facts: StanzaFacts) -> list[Change]:
         changes: list[Change] = []

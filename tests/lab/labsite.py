@@ -181,6 +181,22 @@ class Site:
         lines = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
         return {line["node"] for line in lines if line.get("kind") == "node_done" and line["state"] == "done"}
 
+    def backups(self, key: str = "", **more: str) -> str:
+        """The section of a definition that keeps them in the store. `key`: another access key than the right one."""
+        store, folder = self.store, self.root / "etc/pgha"
+        secrets = {"key": key or store["key"], "secret": store["key_secret"]}
+        for name, value in secrets.items():
+            (folder / f"s3-{name}").write_text(value)
+            (folder / f"s3-{name}").chmod(0o600)
+        credentials = ", ".join(f"{name}: 'file:{folder}/s3-{name}'" for name in secrets)
+        place = f"endpoint: {store['endpoint']}, port: {store['port']}, uri_style: path, ca: {store['ca_file']}"
+        section = {
+            "s3": f"{{bucket: {store['bucket']}, path: /prod, {place}, credentials: {{{credentials}}}}}",
+            "archive_timeout": "10s",
+            **more,
+        }
+        return "{" + ", ".join(f"{name}: {value}" for name, value in section.items()) + "}"
+
     def define(self, *, without: str = "", **changes: str) -> Path:
         """Write the definition, maybe without one of the nodes; `changes` replace whole top-level lines or add them."""
         network = self.nodes["pg-node1"].rsplit(".", 2)[0]

@@ -19,23 +19,6 @@ DATA = ("pg-node1", "pg-node2")
 POSTGRES = ("runuser", "-u", "postgres", "--")
 
 
-def backup_section(site: Site, key: str = "", **more: str) -> str:
-    """The store of the lab, as a definition has it. `key`: another access key than the right one."""
-    store, folder = site.store, site.root / "etc/pgha"
-    secrets = {"key": key or store["key"], "secret": store["key_secret"]}
-    for name, value in secrets.items():
-        (folder / f"s3-{name}").write_text(value)
-        (folder / f"s3-{name}").chmod(0o600)
-    credentials = ", ".join(f"{name}: 'file:{folder}/s3-{name}'" for name in secrets)
-    place = f"endpoint: {store['endpoint']}, port: {store['port']}, uri_style: path, ca: {store['ca_file']}"
-    section = {
-        "s3": f"{{bucket: {store['bucket']}, path: /prod, {place}, credentials: {{{credentials}}}}}",
-        "archive_timeout": "10s",
-        **more,
-    }
-    return "{" + ", ".join(f"{name}: {value}" for name, value in section.items()) + "}"
-
-
 def healthy(site: Site) -> dict[str, Any]:
     status = site.status()
     return status if status["verdict"] == "healthy" else {}
@@ -73,7 +56,7 @@ def built(site: Site) -> Site:
 
 
 def test_wrong_credentials_are_told_before_postgresql_is_touched(built: Site) -> None:
-    built.define(reconcile="{interval: 1d}", backup=backup_section(built, key="NOBODY"))
+    built.define(reconcile="{interval: 1d}", backup=built.backups(key="NOBODY"))
     said = built.pgha("apply", "prod")
     assert said.rc == 1
     assert "repository 1 (s3) is unreachable" in said.err
@@ -83,7 +66,7 @@ def test_wrong_credentials_are_told_before_postgresql_is_touched(built: Site) ->
 
 def test_backups_come_to_a_cluster_that_is_written_to_with_one_switchover(built: Site) -> None:
     before = leader(built)
-    built.define(reconcile="{interval: 1d}", backup=backup_section(built))
+    built.define(reconcile="{interval: 1d}", backup=built.backups())
     with Writer(built, "witness-node") as writer:
         said = built.pgha("apply", "prod")
         assert said.rc == 0, said.out + said.err
@@ -234,7 +217,7 @@ def test_after_a_failover_in_the_middle_of_a_backup_the_next_one_repairs_it_and_
 
 
 def test_backups_go_on_while_the_master_is_away(built: Site) -> None:
-    built.define(reconcile="{interval: 1d}", backup=backup_section(built, schedule="{incr: '*:*:0/15', full: '*:0/2'}"))
+    built.define(reconcile="{interval: 1d}", backup=built.backups(schedule="{incr: '*:*:0/15', full: '*:0/2'}"))
     assert built.pgha("apply", "prod").rc == 0
     built.stop_master()
     seen: set[str] = set()
@@ -246,7 +229,7 @@ def test_backups_go_on_while_the_master_is_away(built: Site) -> None:
     wait_until("several have been made, and a full one", more, 200, 2.0)
     built.start_master()
     wait_until("all minions are connected", lambda: built.connected() == set(NODES), 40)
-    built.define(reconcile="{interval: 1d}", backup=backup_section(built))
+    built.define(reconcile="{interval: 1d}", backup=built.backups())
     assert built.pgha("apply", "prod").rc == 0
 
 

@@ -1,4 +1,5 @@
-"""The proof by restoring, on a real cluster whose repository is on its witness, where the proof is made, too.
+"""The proof by restoring, on a real cluster with two repositories: on its witness, where the proof is made, too, and in
+a store.
 
 In the order of this file.
 """
@@ -13,9 +14,10 @@ from labsite import Said, Site, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
+S3 = True
 NODES = ("pg-node1", "pg-node2", "witness-node")
 AT = "witness-node"
-BACKUP = "{posix: {on: witness-node}, archive_timeout: 10s, drill: {on: witness-node}}"
+IN_STORE, ON_WITNESS = 1, 2  # the repositories
 LEFT = "ls -d /var/lib/pgha-drill /var/lib/postgresql/*/pgha-drill /run/pgha-drill; ps -eo args | grep '[p]gha-scratch'"
 BEYOND = """
 import sys
@@ -34,7 +36,8 @@ server.clean()
 @pytest.fixture(scope="module")
 def built(site: Site) -> Site:
     site.join()
-    site.define(system="{packages: {upgrade: none}}", backup=BACKUP)
+    backup = site.backups(posix="{on: witness-node}", drill="{on: witness-node}")
+    site.define(system="{packages: {upgrade: none}}", backup=backup)
     said = site.pgha("apply", "prod")
     assert said.rc == 0, said.out + said.err
     return site
@@ -69,12 +72,30 @@ def test_a_drill_when_one_is_due_is_good_and_leaves_nothing_but_its_record(built
     assert left(built) == ""
 
 
-def test_then_none_is_due_and_one_by_hand_is_made_all_the_same(built: Site) -> None:
+def test_then_none_is_due_and_one_by_hand_proves_the_other_repository(built: Site) -> None:
     due = built.on(AT, "pgha-minion", "backup", "drill", "--due")
     assert due.rc == 1 and "one is due every 7" in due.err
-    began = record(built)["began"]
+    assert record(built)["repository"] == ON_WITNESS
     built.ok(AT, "systemctl", "start", "pgha-drill.service")
-    assert record(built)["ok"] and record(built)["began"] > began
+    assert record(built)["ok"] and record(built)["repository"] == IN_STORE
+
+
+def test_what_is_in_each_repository_is_read_whole(built: Site) -> None:
+    said = built.pgha("backup", "verify", "prod")
+    assert said.rc == 0, said.out + said.err
+    assert "2 repositories were read whole" in said.out
+
+
+def test_a_store_that_is_away_keeps_nothing_of_the_other_repository(built: Site) -> None:
+    built.lab("kill", "s3")
+    plan = built.pgha("plan", "prod", "--detailed-exitcode")
+    proved, asked = drill(built), built.pgha("backup", "verify", "prod")
+    wait_until("it is told", lambda: "repository 1" in json.dumps(built.status()["findings"]), 120)
+    built.lab("start", "s3")
+    assert proved.rc == 0, proved.err
+    assert record(built)["repository"] == ON_WITNESS
+    assert asked.rc == 1 and "repository 1" in asked.err and "repository 2" not in asked.err
+    assert plan.rc == 0, plan.out + plan.err
 
 
 def test_a_data_node_can_prove_it_beside_its_own_server(built: Site) -> None:

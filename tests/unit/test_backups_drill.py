@@ -13,7 +13,7 @@ from pgha.common.errors import HostError
 from pgha.common.installation import Installation
 from pgha.common.telemetry_backup import BackupSet, DrillSample, RepositorySample
 from pgha.minion.backups import commands
-from pgha.minion.backups.drill import Drill, needed, newest, not_due, roomiest
+from pgha.minion.backups.drill import Drill, needed, not_due, roomiest, whose_turn
 from pgha.minion.backups.history import History
 from pgha.minion.probe_write import Mark
 from pgha.states.backups.driver import Argv
@@ -87,12 +87,31 @@ def test_without_an_interval_none_is_ever_due() -> None:
 # ---- what and where
 
 
-def test_the_newest_backup_of_all_repositories_is_proved() -> None:
+@pytest.mark.parametrize(
+    ("drills", "proved"),
+    [
+        ([], (3, "b")),
+        ([(3, True)], (1, "c")),
+        ([(3, True), (1, True)], (3, "b")),
+        ([(1, True), (3, False)], (3, "b")),
+        ([(None, True), (2, True)], (3, "b")),
+    ],
+    ids=["none was ever", "one was", "both were", "one does not restore", "nobody knows which"],
+)
+def test_repositories_take_turns_and_the_newest_backup_of_one_is_proved(
+    drills: list[tuple[int | None, bool]], proved: tuple[int, str]
+) -> None:
     samples = [
         RepositorySample(number=1, state="ok", at=0.0, backups=(kept("a", 5.0), kept("c", 20.0))),
-        RepositorySample(number=2, state="ok", at=0.0, backups=(kept("b", 10.0),)),
+        RepositorySample(number=2, state="unreachable", at=0.0),
+        RepositorySample(number=3, state="ok", at=0.0, backups=(kept("b", 10.0),)),
     ]
-    assert newest(samples).label == "c"
+    told = [
+        DrillSample(began=float(at), ok=ok, seconds=1.0, repository=number)
+        for at, (number, ok) in enumerate(drills, start=1)
+    ]
+    number, backup = whose_turn(samples, told)
+    assert (number, backup.label) == proved
 
 
 def test_without_a_backup_each_repository_tells_why() -> None:
@@ -101,7 +120,7 @@ def test_without_a_backup_each_repository_tells_why() -> None:
         RepositorySample(number=2, state="no backups", at=0.0),
     ]
     with pytest.raises(HostError, match="repository 1: unreachable, no route; repository 2: no backups"):
-        newest(samples)
+        whose_turn(samples, [])
 
 
 def test_it_is_restored_where_most_room_is() -> None:

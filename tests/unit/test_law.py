@@ -10,6 +10,8 @@ import pytest
 from pgha.common.errors import UserError
 from pgha.common.results import Status
 from pgha.common.secret import Secret
+from pgha.states.backups.told import as_user
+from pgha.states.backups.tools import driver
 from pgha.states.converge import MemoryDebts, converge
 from pgha.states.kinds import KINDS, decode, encode, read_order
 from pgha.states.resource import AnyResource
@@ -240,7 +242,7 @@ def with_repository() -> FakeSystem:
         server=True,
         installed={"pgbackrest": "2.55"},
         programs={
-            ("runuser", "-u", "postgres", "--", "tool", "info"): info,
+            as_user(driver("pgbackrest").info("prod", 1)): info,
             ("tool", "create"): create,
             ("tool", "check"): lambda system: Output(0 if "/repository/prod" in system.files else 1),
         },
@@ -602,7 +604,6 @@ EXAMPLES = [
             stanza="prod",
             driver="pgbackrest",
             numbers=(1,),
-            info=("tool", "info"),
             create=("tool", "create"),
             upgrade=("tool", "upgrade"),
             check=("tool", "check"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pgha.common.telemetry_backup import BackupSet, RepositorySample
 from pgha.states.backups.pgbackrest import PgBackRest
-from pgha.states.backups.pgbackrest_answers import dropped, repositories, running, why
+from pgha.states.backups.pgbackrest_answers import dropped, repository, running, why
 from pgha.states.backups.pgbackrest_verify import verified
 
 SAID = Path(__file__).parent / "pgbackrest"
@@ -18,7 +18,7 @@ def said(name: str) -> str:
 
 
 def info(name: str, *numbers: int) -> list[RepositorySample]:
-    return list(repositories("prod", numbers or (1,), 0, said(f"info-{name}.json"), "", 5.0))
+    return [repository("prod", number, 0, said(f"info-{name}.json"), "", 5.0) for number in numbers or (1,)]
 
 
 def test_each_repository_has_its_own_backups_wal_and_cipher() -> None:
@@ -69,13 +69,13 @@ def test_a_repository_that_cannot_be_opened_takes_nothing_from_another() -> None
 
 
 def test_a_repository_that_has_not_answered_at_the_deadline_is_unreachable_and_told_with_the_seconds() -> None:
-    (one,) = repositories("prod", (1,), 124, "", "runuser did not end within 15 s and was killed", 5.0)
+    one = repository("prod", 1, 124, "", "runuser did not end within 15 s and was killed", 5.0)
     assert (one.state, one.why) == ("unreachable", "no answer within 15 s")
 
 
 @pytest.mark.parametrize(("rc", "out"), [(0, "no JSON"), (0, "[]"), (124, ""), (127, "")])
-def test_a_tool_that_says_nothing_leaves_every_repository_unreachable(rc: int, out: str) -> None:
-    assert [one.state for one in repositories("prod", (1, 2), rc, out, "it is gone", 5.0)] == ["unreachable"] * 2
+def test_a_tool_that_says_nothing_leaves_a_repository_unreachable(rc: int, out: str) -> None:
+    assert repository("prod", 1, rc, out, "it is gone", 5.0).state == "unreachable"
 
 
 def test_a_repository_of_which_nothing_is_said_is_not_configured() -> None:

@@ -1,5 +1,7 @@
-// Preloaded by s3rver, which writes an object in place: who looks meanwhile, or after a loss of power, sees half of it,
-// and a full disk ends the server. S3 promises that an object is there whole or not at all; this keeps the promise.
+// Preloaded by s3rver, to keep two promises of S3 that it does not keep:
+// 1. An object is there whole or not at all. s3rver writes it in place: who looks meanwhile, or after a loss of power,
+//    sees half of it, and a full disk ends the server.
+// 2. A listing up to a delimiter tells every folder. s3rver leaves out those that hold nothing but folders.
 'use strict';
 
 const { createHash } = require('crypto');
@@ -63,4 +65,28 @@ Store.prototype.putObject = async function ({ bucket, key, content, metadata }) 
 Store.prototype.putPart = async function (bucket, uploadId, partNumber, content) {
   const target = path.join(this.getResourcePath(bucket, undefined, 'uploads'), uploadId, String(partNumber));
   return put(target, content, (md5) => [[`${target}.md5`, md5]]);
+};
+
+function holdsAnObject(folder) {
+  return fs.readdirSync(folder, { withFileTypes: true }).some((entry) =>
+    entry.isDirectory() ? holdsAnObject(path.join(folder, entry.name)) : entry.name.endsWith('._S3rver_object'),
+  );
+}
+
+const list = Store.prototype.listObjects;
+
+Store.prototype.listObjects = async function (bucket, options) {
+  const told = await list.call(this, bucket, options);
+  const { delimiter, prefix = '', startAfter = '' } = options;
+  if (delimiter !== '/') return told;
+  const within = prefix.slice(0, prefix.lastIndexOf('/') + 1);
+  const folder = path.join(this.getBucketPath(bucket), within);
+  const last = told.isTruncated ? told.objects[told.objects.length - 1].key : undefined;
+  const known = new Set(told.commonPrefixes);
+  for (const entry of fs.existsSync(folder) ? fs.readdirSync(folder, { withFileTypes: true }) : []) {
+    const name = `${within}${entry.name}/`;
+    const here = name.startsWith(prefix) && name > startAfter && (last === undefined || name < last);
+    if (entry.isDirectory() && here && holdsAnObject(path.join(folder, entry.name))) known.add(name);
+  }
+  return { ...told, commonPrefixes: [...known].sort() };
 };
