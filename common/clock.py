@@ -46,3 +46,8 @@ def moment(text: str) -> str:
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time; write it as 2026-11-22 18:21:03+00") from None
     return read.strftime("%Y-%m-%d %H:%M:%S.%f+00")
+
+
+def instant(text: str) -> float:
+    """What `moment` has written, as Unix s."""
+    return datetime.fromisoformat(text.replace("+00", "+00:00")).timestamp()

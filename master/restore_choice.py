@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..common.clock import instant
 from ..common.telemetry_backup import RepositorySample
 from .backing import size
 from .fleet import Failed
@@ -43,13 +44,26 @@ def insist_on_hosts(looks: Mapping[str, NodeLook], health: ClusterHealth) -> Non
             )
 
 
-def newest_size(repositories: Sequence[RepositorySample]) -> int:
-    """Bytes of the largest that would be copied. Raises Failed when there is none."""
-    usable = [one.backups[-1].size for one in repositories if one.backups and one.state == "ok"]
-    if usable:
-        return max(usable)
-    told = "; ".join(f"repository {one.number} is {one.state} {one.why}".rstrip() for one in repositories)
-    raise Failed(f"restore: there is no backup to restore from: {told}")
+def source(repositories: Sequence[RepositorySample], asked: Wanted) -> RepositorySample:
+    """The repository that all of it comes from: the tool would wait for each that does not answer, at every file.
+
+    It has WAL up to the latest, and of equals the oldest backups. Raises Failed.
+    """
+    usable = [one for one in repositories if one.backups and one.state == "ok"]
+    if not usable:
+        told = "; ".join(f"repository {one.number} is {one.state} {one.why}".rstrip() for one in repositories)
+        raise Failed(f"restore: there is no backup to restore from: {told}")
+    fitting = [one for one in usable if _reaches(one, asked)]
+    if fitting:
+        return max(fitting, key=lambda one: (one.wal_max[8:], -one.backups[0].ended, -one.number))
+    what = f"is the backup {asked.label}" if asked.label else f"is a backup that ended before {asked.value}"
+    raise Failed(f"restore: in no repository that answers {what}")
+
+
+def _reaches(one: RepositorySample, asked: Wanted) -> bool:
+    if asked.label:
+        return any(backup.label == asked.label for backup in one.backups)
+    return asked.kind != "time" or one.backups[0].ended <= instant(asked.value)
 
 
 def choose(looks: Mapping[str, NodeLook], leader: str, backup: int, on: str) -> str:

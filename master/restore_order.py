@@ -10,7 +10,6 @@ from ..states.backups.driver import TargetKind
 from .fleet import Failed
 
 RESUME = "--resume"  # in place of a value: the one that has begun
-PHASES = ("ordered", "copying", "copied", "recovering", "recovered", "swapped")
 
 
 class Wanted(BaseModel):
@@ -23,6 +22,7 @@ class Wanted(BaseModel):
     timeline: str = ""
     id: str = ""
     node: str = ""
+    repository: int = 0  # where all of it comes from; 0: wherever it is found
     bare: bool = False  # nobody had data when it began
     leader: str = ""  # who led when it began
     placing: bool = False  # data changes places: from here on it can only be gone on with
@@ -41,7 +41,8 @@ class Wanted(BaseModel):
 
     def order(self, step: str) -> tuple[str, ...]:
         """As a node takes it."""
-        return step, self.id, self.kind, self.value or "-", self.label or "-", self.timeline or "-"
+        repository = str(self.repository) if self.repository else "-"
+        return step, self.id, self.kind, self.value or "-", self.label or "-", self.timeline or "-", repository
 
     def same(self, other: Wanted) -> bool:
         return (self.kind, self.value, self.label, self.timeline) == (
@@ -93,12 +94,6 @@ class Left(BaseModel):
 
     def holds(self, goal: str) -> bool:
         return self.back_to < goal < self.ended
-
-
-def done(phase: str, step: str) -> bool:
-    """Whether a node in that phase has done that step."""
-    needed = {"copy": "copied", "recover": "recovered"}[step]
-    return phase in PHASES and PHASES.index(phase) >= PHASES.index(needed)
 
 
 def unarchived(look: NodeLook, archived: str) -> int:

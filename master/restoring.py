@@ -22,15 +22,16 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from ..common.cluster import Cluster
+from ..common.restore import Step, done
 from . import gates
 from .backing import Backing
 from .fleet import Failed, Fleet
 from .gatekeeper import Gatekeeper
 from .observed import ClusterHealth
 from .report import Report, spoken
-from .restore_choice import choose, insist_on_hosts, insist_on_time, newest_size
+from .restore_choice import choose, insist_on_hosts, insist_on_time, source
 from .restore_notes import Notes
-from .restore_order import RESUME, NodeLook, Refusal, Wanted, done, unarchived
+from .restore_order import RESUME, NodeLook, Refusal, Wanted, unarchived
 from .seams import Headquarters
 from .stages import LAG_LIMIT, LEADER
 
@@ -81,7 +82,10 @@ class Restoring:
             await self.keeper.wait(STEP, f"{wanted.node} leads", leads(wanted.node), LEADER.deadline_s, [wanted.node])
             wanted = await self._notes.note(wanted.model_copy(update={"founded": True}))
         await self._replicas(wanted)
-        await self.settle(wanted)
+        try:
+            await self.settle(wanted)
+        except Failed as error:
+            raise Failed(f"the restored data is served, but not every repository has a backup of it: {error}") from None
         return wanted
 
     async def bare(self, asked: Wanted) -> Wanted:
@@ -155,8 +159,10 @@ class Restoring:
         seen = await self.backing.look(next(iter(looks)))
         insist_on_time(asked, await self._notes.left())
         insist_on_hosts(looks, health)
-        node = choose(looks, health.leader, newest_size(seen.repositories), on)
+        found = source(seen.repositories, asked)
+        node = choose(looks, health.leader, found.backups[-1].size, on)
         own = {"id": f"{int(self.master.clock.now()):x}", "node": node, "leader": health.leader, "bare": bare}
+        own["repository"] = found.number
         return await self._notes.note(asked.model_copy(update=own))
 
     def _names(self) -> list[str]:
@@ -169,7 +175,7 @@ class Restoring:
 
     # ---- the steps
 
-    async def _step(self, wanted: Wanted, step: str, what: str) -> None:
+    async def _step(self, wanted: Wanted, step: Step, what: str) -> None:
         """Raises Refusal when the node says that it cannot be; Failed when it is not known how far it came."""
         since = self.master.clock.monotonic()
         seen = await self._look(wanted.node)
@@ -181,7 +187,7 @@ class Restoring:
             STEP, "done", since=since, detail=f"{what}: {seen.restore.detail if seen.restore else ''}"
         )
 
-    async def _followed(self, wanted: Wanted, step: str, since: float) -> NodeLook:
+    async def _followed(self, wanted: Wanted, step: Step, since: float) -> NodeLook:
         told = heard = self.master.clock.monotonic()
         idle = begun = 0
         while True:
@@ -226,11 +232,13 @@ class Restoring:
         """For the newest: what was written must be archived, or it would be lost without a word."""
         if wanted.kind != "latest" or not wanted.leader:
             return
-        known = [one.wal_max for one in (await self.backing.look(wanted.node)).repositories if one.state == "ok"]
+        seen = (await self.backing.look(wanted.node)).repositories
+        known = [one.wal_max for one in seen if one.state == "ok" and wanted.repository in (0, one.number)]
         missing = unarchived((await self._looks())[wanted.leader], max(known, default="", key=lambda name: name[8:]))
         if missing:
             raise Refusal(
-                f"{STEP}: {missing} segments of WAL of {wanted.leader} are in no repository, and would be lost"
+                f"{STEP}: {missing} segments of WAL of {wanted.leader} are not in repository "
+                f"{wanted.repository}, and would be lost"
             )
 
     async def _as_it_was(self, wanted: Wanted) -> str:

@@ -106,6 +106,10 @@ def stage_waves(
             rest = [n for n in nodes if n not in with_data]
             return [with_data, rest] if rest else [with_data]
         return [founders[:1], [n for n in nodes if n not in founders[:1]]] if len(nodes) > 1 else [list(nodes)]
+    if stage.name == BACKUP:  # whoever makes a repository ready holds a lock on every data node meanwhile
+        with_database = [n.name for n in cluster.data_nodes if n.name in nodes]
+        rest = [n for n in nodes if n not in with_database]
+        return [wave for wave in (with_database, rest) if wave]
     fresh = health.quorum.healthy == 0 if stage.name == "etcd" else is_fresh(health) and stage.name != OWN
     disruptions = {node: disruptions_of(plans.get(node, ()), stage.documents) for node in nodes}
     return waves(nodes, disruptions, health, fresh=fresh)

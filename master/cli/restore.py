@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 import click
@@ -158,11 +157,12 @@ def told(window: dict[str, Any], asked: dict[str, Any]) -> list[str]:
 
 def insist(window: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises Refused for a time that no backup reaches."""
+    from ...common.clock import instant
     from ...common.errors import Refused
 
     if asked.get("kind") != "time" or window.get("bare") or window.get("earliest_s") is None:
         return
-    goal = datetime.fromisoformat(asked["value"].replace("+00", "+00:00")).timestamp()
+    goal = instant(asked["value"])
     if goal < window["earliest_s"]:
         raise Refused(
             f"{asked['value']} is before the end of the oldest backup, {window['earliest']}: nothing reaches it"

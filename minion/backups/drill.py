@@ -38,6 +38,7 @@ ROOM, MARGIN = 1.2, 1024**3  # the backup's size times this, and bytes: for WAL 
 SLACK_S = 3600.0  # the timer fires at a time of day, and a drill takes a while
 WRITE_S = 30.0
 ASK_S = 2.0
+ARCHIVED_S = 180.0  # beside the time that WAL may stay open: the archiver rests a minute when a repository is away
 WORDS = 3  # lines that are told of what a program found
 
 Tell = Callable[[str], None]
@@ -171,7 +172,7 @@ class Drill:
         except HostError as error:
             found.note = f"no row was looked for, as none could be written: {error}"
             return None, 0.0
-        limit_s = 2 * here.archive_timeout_s + 60.0
+        limit_s = 2 * here.archive_timeout_s + ARCHIVED_S
         self.tell(f"a row was written; waiting until {row.segment} is archived, {limit_s:.0f} s at most")
         while self._info(tool, number)[0].wal_max < row.segment:
             if self.now() - wrote > limit_s:

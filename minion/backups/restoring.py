@@ -16,12 +16,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...common.errors import HostError
 from ...common.installation import Installation
+from ...common.restore import Phase, done
 from ...states.backups.driver import USER, Argv, Target, TargetKind
 from ...states.backups.told import as_user
 from ...states.backups.tools import driver
@@ -30,12 +30,6 @@ from .scratch import Place, Progress, Scratch
 
 FOLDER = Path("/var/lib/pgha/restore")
 RUN = Path("/run/pgha-restore")
-Phase = Literal["ordered", "copying", "copied", "recovering", "recovered", "swapped"]
-DONE: dict[str, tuple[Phase, ...]] = {
-    "copy": ("copied", "recovering", "recovered", "swapped"),
-    "recover": ("recovered", "swapped"),
-    "swap": ("swapped",),
-}
 _TARGETS = ("", "_action", "_inclusive", "_lsn", "_name", "_time", "_timeline", "_xid")
 _LEFT = ("restore_command", "archive_mode", *(f"recovery_target{name}" for name in _TARGETS))
 """Settings that the tool wrote for the recovery alone."""
@@ -51,6 +45,7 @@ class Restore(BaseModel):
     value: str = ""
     label: str = ""
     timeline: str = ""
+    repository: int = 0  # where all of it comes from; 0: wherever it is found
     phase: Phase = "ordered"
     detail: str = ""
     error: str = ""
@@ -122,22 +117,25 @@ class Restores:
     # ---- the steps
 
     def copy(self, restore: Restore, execute: Execute) -> Restore:
-        if restore.phase in DONE["copy"]:
+        if done(restore.phase, "copy"):
             return restore
         work, tool = self.work(restore), driver(self._here.driver)
         restore = self.save(restore.model_copy(update={"phase": "copying", "detail": str(work), "error": ""}))
         begun = (work / "PG_VERSION").exists() or (work / "backup.manifest").exists()
         if not begun:
             _empty(work)
-        said = execute(as_user(tool.restore(self._here.stanza, restore.target(), str(work), archive=True, delta=begun)))
+        argv = tool.restore(
+            self._here.stanza, restore.target(), str(work), archive=True, delta=begun, repository=restore.repository
+        )
+        said = execute(as_user(argv))
         if said.rc:
             raise HostError(tool.why(said.rc, said.stdout, said.stderr))
         return self.save(restore.model_copy(update={"phase": "copied", "detail": ""}))
 
     def recover(self, restore: Restore, server: Scratch | None = None) -> Restore:
-        if restore.phase in DONE["recover"]:
+        if done(restore.phase, "recover"):
             return restore
-        if restore.phase not in DONE["copy"]:
+        if not done(restore.phase, "copy"):
             raise HostError("nothing was copied yet")
         restore = self.save(restore.model_copy(update={"phase": "recovering", "error": ""}))
         server = server or Scratch(Place(self.work(restore), self._here.bin_dir, RUN, self._here.port, archive=True))
@@ -154,9 +152,9 @@ class Restores:
         return self.save(restore.model_copy(update={"phase": "recovered", "detail": f"timeline {timeline}"}))
 
     def swap(self, restore: Restore) -> Restore:
-        if restore.phase in DONE["swap"]:
+        if done(restore.phase, "swap"):
             return restore
-        if restore.phase not in DONE["recover"]:
+        if not done(restore.phase, "recover"):
             raise HostError("nothing was recovered yet")
         work = self.work(restore)
         if work.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from ...common.errors import HostError
 from ...common.results import Outcome
@@ -44,11 +44,13 @@ def look(call: Call, doors: Doors) -> Outcome:
 
 def begin(call: Call, doors: Doors) -> Outcome:
     """Take the order down and start a step of it, unless that step is done or runs."""
-    step, identity, kind, *rest = arguments(call, 6, 6)
-    if step not in STEPS or kind not in get_args(TargetKind) or not identity.isalnum():
-        raise wrong(call, "a step, an id, a kind of target, its value, a label and a timeline; - for none")
-    value, label, timeline = ("" if word == "-" else word for word in rest)
-    wanted = Restore(id=identity, kind=cast(TargetKind, kind), value=value, label=label, timeline=timeline)
+    step, identity, kind, *rest = arguments(call, 7, 7)
+    value, label, timeline, number = ("" if word == "-" else word for word in rest)
+    known = step in STEPS and kind in get_args(TargetKind) and identity.isalnum()
+    if not known or not (number.isdecimal() or not number):
+        raise wrong(call, "step, id, kind of target, its value, label, timeline and repository; - for none")
+    what: dict[str, Any] = {"kind": kind, "value": value, "label": label, "timeline": timeline}
+    wanted = Restore(id=identity, repository=int(number or 0), **what)
     Restores(installed(doors.system)).order(wanted)
     doors.system.perform(Unit("start", UNIT.format(step), wait=False))
     return Outcome(ok=True, exit_code=0)

@@ -82,12 +82,12 @@ class Driver(Protocol):
         archive: bool,
         delta: bool,
         tablespaces: str = "",
-        repository: int | None = None,
+        repository: int = 0,
     ) -> Argv:
         """Into `directory`, so that the server recovers to the target when it is started there, and opens for writes.
 
         `archive` False: it must not archive what it writes, as that is not the cluster's. `tablespaces`: a folder for
-        all of them; empty: each where it was. `repository`: where all of it is to come from, WAL too; None: from any.
+        all of them; empty: each where it was. `repository`: where all of it is to come from, WAL too; 0: from any.
         """
         ...
 

@@ -61,7 +61,7 @@ class PgBackRest:
         archive: bool,
         delta: bool,
         tablespaces: str = "",
-        repository: int | None = None,
+        repository: int = 0,
     ) -> Argv:
         options = [f"--pg1-path={directory}", *_until(target)]
         if not archive:
@@ -70,7 +70,7 @@ class PgBackRest:
             options.append("--delta")
         if tablespaces:
             options.append(f"--tablespace-map-all={tablespaces}")
-        if repository is not None:
+        if repository:
             options.append(f"--repo={repository}")  # it stands in the restore_command that pgBackRest writes, too
         return (*command(stanza, "restore"), *options)
 

@@ -15,6 +15,7 @@ Source: pgBackRest 2.55, configuration reference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...common.backup import Backup, Remote, Repository
@@ -43,6 +44,10 @@ KEEP_ALIVE: dict[str, str | int] = {"tcp-keep-alive-idle": 60, "tcp-keep-alive-i
 """A peer that lost its power says no goodbye, and a backup must not wait for it for hours."""
 PATIENCE = "--archive-timeout=150"
 """PostgreSQL's archiver rests for a minute after three failures, and some there are until all repositories know it."""
+PUSH_S, PUSHERS = 5, 4
+"""With several repositories one that does not answer holds each file up, on its way to the others, too, for nine times
+so many seconds; so many files are then pushed side by side. PostgreSQL tries again what was not pushed everywhere."""
+LAST_WAL_S = 300  # a backup waits for its last WAL, which may have to wait for a repository that is not its own
 TOOL = PgBackRest()
 
 
@@ -190,6 +195,10 @@ def text(context: Context, scope: Scope) -> str:
     lines = _lines("global", options)
     if _serves(backup, node):
         lines += _server(cluster, node, backup)
+    if node.is_data and len(backup.repositories) > 1:
+        push = {"io-timeout": PUSH_S, "job-retry": 0, "process-max": max(PUSHERS, int(options["process-max"]))}
+        lines += ["", *_lines("global:archive-push", push)]
+    lines += ["", *_lines("global:backup", {"archive-timeout": LAST_WAL_S})]
     lines += ["", *_lines(cluster.name, _databases(context, scope))]
     return "\n".join(lines) + "\n"
 
@@ -210,7 +219,7 @@ def secrets(context: Context, scope: Scope) -> dict[str, Secret]:
     return found
 
 
-def _lines(section: str, options: dict[str, str | int]) -> list[str]:
+def _lines(section: str, options: Mapping[str, str | int]) -> list[str]:
     return [f"[{section}]", *(f"{key}={value}" for key, value in options.items())]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from labsite import Said, Site, wait_until
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 S3 = True
 NODES = ("pg-node1", "pg-node2", "witness-node")
@@ -44,7 +44,7 @@ def built(site: Site) -> Site:
 
 
 def drill(site: Site, node: str = AT) -> Said:
-    return site.on(node, "pgha-minion", "backup", "drill")
+    return site.on(node, "pgha-minion", "backup", "drill", timeout_s=400.0)
 
 
 def record(site: Site, node: str = AT) -> dict[str, Any]:
@@ -89,13 +89,15 @@ def test_what_is_in_each_repository_is_read_whole(built: Site) -> None:
 def test_a_store_that_is_away_keeps_nothing_of_the_other_repository(built: Site) -> None:
     built.lab("kill", "s3")
     plan = built.pgha("plan", "prod", "--detailed-exitcode")
+    made = built.on(AT, "systemctl", "start", "pgha-backup@incr-now.service", timeout_s=400.0)
     proved, asked = drill(built), built.pgha("backup", "verify", "prod")
     wait_until("it is told", lambda: "repository 1" in json.dumps(built.status()["findings"]), 120)
     built.lab("start", "s3")
-    assert proved.rc == 0, proved.err
-    assert record(built)["repository"] == ON_WITNESS
-    assert asked.rc == 1 and "repository 1" in asked.err and "repository 2" not in asked.err
     assert plan.rc == 0, plan.out + plan.err
+    assert made.rc == 0, made.err
+    assert proved.rc == 0, proved.err
+    assert record(built)["repository"] == ON_WITNESS and record(built)["label"].endswith("I")
+    assert asked.rc == 1 and "repository 1" in asked.err and "repository 2" not in asked.err
 
 
 def test_a_data_node_can_prove_it_beside_its_own_server(built: Site) -> None:
@@ -150,3 +152,18 @@ def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) 
     asked = built.pgha("backup", "drill", "prod")
     assert asked.rc == 0, asked.err
     assert "was restored and read on witness-node" in asked.out
+
+
+def test_with_the_store_away_the_cluster_comes_back_from_the_other_repository(built: Site) -> None:
+    lead = built.status()["leader"]
+    sql = ("runuser", "-u", "postgres", "--", "psql", "-XAtqc")
+    built.ok(lead, *sql, "create table kept as select 1 as n")
+    built.lab("kill", "s3")
+    said = built.pgha("restore", "prod", "--to", "latest", "--confirm", "prod", timeout_s=1200.0)
+    assert said.rc == 1 and "the restored data is served" in said.err, said.out + said.err
+    lead = built.status()["leader"]
+    assert built.ok(lead, *sql, "select n from kept").strip() == "1"
+    built.lab("start", "s3")
+    said = built.pgha("restore", "prod", "--resume", timeout_s=1200.0)
+    assert said.rc == 0, said.out + said.err
+    assert built.pgha("backup", "verify", "prod").rc == 0

@@ -75,6 +75,24 @@ def test_backups_are_encrypted_and_no_secret_stands_in_the_text(context_of: Buil
     assert "cipher" not in file(context_of(backup={**S3, "encryption": {"cipher": "none"}}), MAIN).content
 
 
+BOTH = {**S3, **POSIX}
+
+
+def test_of_two_repositories_each_can_be_opened_by_every_data_node(context_of: Build) -> None:
+    told = settings(context_of("pg-node1", backup=BOTH), MAIN)["global"]
+    assert told["repo2-host"] == "witness-node"
+    assert told["repo1-cipher-type"] == told["repo2-cipher-type"] == "aes-256-cbc"
+
+
+def test_one_repository_that_is_away_holds_up_the_archive_of_the_other_as_shortly_as_can_be(context_of: Build) -> None:
+    assert settings(context_of(backup=BOTH), MAIN)["global:archive-push"] == {
+        "io-timeout": "5",
+        "job-retry": "0",
+        "process-max": "4",
+    }
+    assert "global:archive-push" not in settings(context_of(backup=S3), MAIN)
+
+
 def test_wal_is_never_dropped_unless_the_definition_says_so(context_of: Build) -> None:
     assert "archive-push-queue-max" not in file(context_of(backup=S3), MAIN).content
     limited = settings(context_of(backup={**S3, "archive_push_queue_max": "4GiB"}), MAIN)

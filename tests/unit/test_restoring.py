@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pgha.common.clock import moment
 from pgha.common.cluster import Cluster
 from pgha.common.results import Outcome
-from pgha.master import backing, restoring
+from pgha.common.telemetry_backup import BackupSet, RepositorySample
+from pgha.master import backing, restore_choice, restoring
 from pgha.master.fleet import Answer, Failed, Fleet
 from pgha.master.gatekeeper import Gatekeeper
 from pgha.master.report import Report
@@ -302,7 +304,7 @@ def test_what_goes_wrong_once_the_cluster_is_stopped_says_how_to_go_on() -> None
 
 def test_for_the_newest_what_is_in_no_repository_is_told_and_not_lost() -> None:
     world = World(archived="000000010000000000000004")
-    with pytest.raises(Failed, match="4 segments of WAL of a are in no repository"):
+    with pytest.raises(Failed, match="4 segments of WAL of a are not in repository 1"):
         over(world, Wanted(kind="latest"))
     assert world.running == {"a", "b"} and "restore" not in world.noted
     assert over(World(archived="000000010000000000000004")).node == "b"  # for a time of before it does not matter
@@ -326,9 +328,46 @@ def test_why_a_restore_failed_is_told_also_when_the_cluster_does_not_come_back()
     assert "restore" in world.noted
 
 
+def repository(number: int, *, since: float = 2.0, wal: str = "9", state: str = "ok") -> RepositorySample:
+    backup = BackupSet(label=f"F{number}", type="full", began=since - 1, ended=since, size=1, repo_size=1)
+    wal_max = f"0000000100000000{wal.zfill(8)}"
+    return RepositorySample(number=number, state=state, at=9.0, backups=(backup,), wal_max=wal_max)
+
+
+NEWEST, AT_FOUR = Wanted(kind="latest"), Wanted(kind="time", value=moment("1970-01-01 00:00:04"))
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "number"),
+    [
+        ([repository(1), repository(2)], NEWEST, 1),
+        ([repository(1, state="unreachable"), repository(2)], NEWEST, 2),
+        ([repository(1, wal="8"), repository(2)], NEWEST, 2),
+        ([repository(1, since=5.0), repository(2)], NEWEST, 2),
+        ([repository(1), repository(2)], Wanted(kind="latest", label="F2"), 2),
+        ([repository(1, since=5.0), repository(2, wal="8")], AT_FOUR, 2),
+    ],
+    ids=["the first", "one that answers", "with the latest WAL", "with the oldest backup", "by label", "by time"],
+)
+def test_all_of_a_restore_comes_from_one_repository(found: list[RepositorySample], asked: Wanted, number: int) -> None:
+    assert restore_choice.source(found, asked).number == number
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Wanted(kind="latest", label="F3"), "in no repository that answers is the backup F3"),
+        (Wanted(kind="time", value=moment("1970-01-01 00:00:01")), "is a backup that ended before 1970-01-01 00:00:01"),
+    ],
+)
+def test_what_no_repository_holds_is_told_before_anything_is_stopped(asked: Wanted, said: str) -> None:
+    with pytest.raises(Failed, match=said):
+        restore_choice.source([repository(1), repository(2)], asked)
+
+
 def test_a_time_that_an_earlier_restore_has_left_needs_its_timeline() -> None:
     world = World()
-    over(world, Wanted(kind="time", value="1970-01-01 00:00:00.000000+00"))  # it ends at second 1000
+    over(world, Wanted(kind="time", value="1970-01-01 00:00:03.000000+00"))  # it ends at second 1000
     again = Wanted(kind="time", value="1970-01-01 00:10:00.000000+00")
     with pytest.raises(Failed, match="was left by a restore, and is on a timeline of its own"):
         over(world, again)

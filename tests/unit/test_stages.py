@@ -76,6 +76,12 @@ def test_a_new_etcd_starts_on_all_members_at_once_even_where_a_unit_must_be_rest
     assert order("etcd", bare(), {name: [planned("etcd", RESTART_ETCD)] for name in NODES}) == [NODES]
 
 
+def test_who_holds_a_repository_makes_it_ready_after_the_data_nodes_which_it_locks() -> None:
+    plans = {name: [planned("backup")] for name in NODES}
+    assert order("backup", FakeCluster(leader="pg-node1"), plans) == [DATA, ["witness-node"]]
+    assert order("backup", FakeCluster(leader="pg-node1"), {"witness-node": [planned("backup")]}) == [["witness-node"]]
+
+
 def test_the_first_data_node_founds_the_cluster_alone() -> None:
     assert order("patroni", leaderless(), {name: [planned("patroni")] for name in DATA}) == [["pg-node1"], ["pg-node2"]]
 
