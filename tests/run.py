@@ -1,70 +1,88 @@
-"""All tests, in three streams side by side: nodes mostly wait for each other, the tests of the bus for time to pass.
+"""All tests, three parts at a time: nodes mostly wait for each other, the tests of the bus for time to pass.
 
     python tests/run.py
 
-The first stream is shown as it goes, the others when they have ended. Ends with 1 when one of them has failed.
+A part is what runs without nodes, or one file of the tests on nodes. What it said is shown when it has ended. Ends with
+1 when one of them has failed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--ignore=tests/bench")
-BESIDE = (  # the longest of those on nodes, so that all streams end at about the same time
-    (
-        "tests/lab/test_bus_on_real_nodes.py",
-        "tests/lab/test_cluster_life.py",
-        "tests/lab/test_the_lab_itself.py",
-    ),
-    (
-        "tests/lab/test_backups.py",
-        "tests/lab/test_backups_drill.py",
-        "tests/lab/test_enrol_over_ssh.py",
-    ),
-)
+AT_A_TIME = 3
+LONGEST = ("backups", "cluster_life", "backups_drill", "plan_you_can_trust", "taking_a_node_out")
+"""These begin first, so that no long one is left alone at the end."""
+
+
+@dataclass
+class Part:
+    """Some tests in a process of their own, in a session of its own: a Ctrl-C reaches it by us and not twice."""
+
+    name: str
+    options: tuple[str, ...]
+    said: TextIO
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        print("+ pytest", *self.options, flush=True)
+        argv = (*PYTEST, *self.options)
+        self.process = subprocess.Popen(argv, cwd=ROOT, stdout=self.said, stderr=self.said, start_new_session=True)
+
+    def show(self) -> None:
+        self.said.seek(0)
+        minutes = (time.monotonic() - self.began) / 60
+        print(f"\n---- {self.name}, {minutes:.1f} min\n{self.said.read()}", flush=True)
+
+
+def parts(folder: Path) -> Iterator[Part]:
+    """Each is begun as it is asked for."""
+
+    def said(name: str) -> TextIO:
+        return (folder / f"{name}.said").open("w+")
+
+    yield Part("without nodes", ("-m", "not lab", f"--basetemp={folder}/t"), said("without-nodes"))
+    names = [path.stem.removeprefix("test_") for path in sorted((ROOT / "tests/lab").glob("test_*.py"))]
+    for name in (*LONGEST, *(name for name in names if name not in LONGEST)):
+        yield Part(f"on nodes: {name}", ("-m", "lab", f"tests/lab/test_{name}.py"), said(name))
 
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
-        started, said = (
-            time.monotonic(),
-            [files.enter_context((Path(folder) / f"beside{number}").open("w+")) for number in range(len(BESIDE))],
-        )
-        streams = [pytest("-m", "lab", *paths, out=out) for paths, out in zip(BESIDE, said, strict=True)]
+    began, running, failed = time.monotonic(), list[Part](), list[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = parts(Path(folder))
         try:
-            streams.append(pytest("-m", "not lab", f"--basetemp={folder}/t"))
-            failed = streams[-1].wait()
-            elsewhere = (f"--ignore={path}" for paths in BESIDE for path in paths)
-            streams.append(pytest("-m", "lab", *elsewhere, "tests/lab"))
-            failed += sum(stream.wait() for stream in (streams[-1], *streams[: len(BESIDE)]))
+            while True:
+                running += islice(waiting, AT_A_TIME - len(running))
+                if not running:
+                    break
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    one.show()
+                    failed += [one.name] if one.process.returncode else []
+                time.sleep(0.2)
         except KeyboardInterrupt:
-            for stream in streams:
-                stream.send_signal(signal.SIGINT)  # once: tests take down what they have made
-            for stream in streams:
-                stream.wait()
+            for one in running:
+                one.process.send_signal(signal.SIGINT)  # once: tests take down what they have made
+            for one in running:
+                one.process.wait()
             return 130
-        for paths, out in zip(BESIDE, said, strict=True):
-            out.seek(0)
-            print(f"\n---- beside that: {' '.join(paths)}\n{out.read()}", flush=True)
-    print(f"all streams took {(time.monotonic() - started) / 60:.1f} min: {'FAILED' if failed else 'passed'}")
+    told = f"FAILED: {', '.join(failed)}" if failed else "all passed"
+    print(f"\n{told}, in {(time.monotonic() - began) / 60:.1f} min")
     return 1 if failed else 0
-
-
-def pytest(*options: str, out: TextIO | None = None) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that a Ctrl-C reaches it by us and not twice."""
-    print("+ pytest", *options, flush=True)
-    about = None if out is None else subprocess.STDOUT
-    return subprocess.Popen((*PYTEST, *options), cwd=ROOT, stdout=out, stderr=about, start_new_session=True)
 
 
 if __name__ == "__main__":
