@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import cast
 
 from ...common.cluster import Cluster
+from ..backups import received
 from ..backups.driver import WAIT
 from ..backups.settings import settings
 from ..certificates import CLIENTS_CA, PATRONI_TLS, REPLICATION, REWIND, SUPERUSER, certificate_ids
@@ -173,7 +174,7 @@ def _restapi(context: Context) -> Yaml:
 
 def _postgresql(context: Context) -> Yaml:
     cluster, node = context.cluster, context.node
-    major = postgresql_major(cluster, context.facts)
+    data_dir = node.data_dir or f"/var/lib/postgresql/{postgresql_major(cluster, context.facts)}/main"
     local: dict[str, Yaml] = {
         "unix_socket_directories": "/var/run/postgresql",
         "ssl": "on",
@@ -186,7 +187,7 @@ def _postgresql(context: Context) -> Yaml:
     return {
         "listen": endpoint(_everywhere(context), cluster.postgresql.port),
         "connect_address": endpoint(node.address, cluster.postgresql.port),
-        "data_dir": node.data_dir or f"/var/lib/postgresql/{major}/main",
+        "data_dir": data_dir,
         "bin_dir": bin_dir(context),
         "pgpass": "/var/lib/postgresql/.pgpass_patroni",
         "use_unix_socket": True,
@@ -194,6 +195,7 @@ def _postgresql(context: Context) -> Yaml:
         "parameters": local,
         "pg_hba": list(hba_lines(cluster)),
         **_replicas(cluster),
+        **({"pre_promote": received.command(data_dir)} if cluster.backup is not None else {}),
         "authentication": {
             "superuser": _login(SUPERUSER, "superuser", "postgres"),
             "replication": _login(REPLICATION, "replication", "replicator"),

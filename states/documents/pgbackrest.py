@@ -9,6 +9,7 @@ from __future__ import annotations
 from ...common import installation
 from ...common.backup import Backup
 from ...common.installation import Installation
+from ..backups import received
 from ..backups.settings import settings
 from ..document import Context
 from ..render import managed
@@ -33,7 +34,14 @@ def build(context: Context) -> list[AnyResource]:
     if tool is None or backup is None or not backup.has_part(context.node.name, data=context.node.is_data):
         return [Absent(path=installation.PATH)]
     known = File(path=installation.PATH, content=installed(context, backup).model_dump_json(indent=2) + "\n")
-    return [*tool.configuration(context), known, *_restore(context)]
+    return [*tool.configuration(context), known, *_received(context), *_restore(context)]
+
+
+def _received(context: Context) -> list[AnyResource]:
+    if not context.node.is_data:
+        return []
+    text = managed(context.cluster.name, "#!/bin/sh\n#") + received.TEXT
+    return [File(path=received.PATH, content=text, mode=0o755)]
 
 
 def _restore(context: Context) -> list[AnyResource]:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import configparser
 import json
+import shlex
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pgha.common import installation
 from pgha.common.errors import UserError
+from pgha.states.backups import received
 from pgha.states.catalog import compile
 from pgha.states.document import Context
 from pgha.states.resources.files import File
@@ -86,9 +90,9 @@ def test_of_two_repositories_each_can_be_opened_by_every_data_node(context_of: B
 
 def test_one_repository_that_is_away_holds_up_the_archive_of_the_other_as_shortly_as_can_be(context_of: Build) -> None:
     assert settings(context_of(backup=BOTH), MAIN)["global:archive-push"] == {
-        "io-timeout": "5",
+        "io-timeout": "3",
         "job-retry": "0",
-        "process-max": "4",
+        "process-max": "8",
     }
     assert "global:archive-push" not in settings(context_of(backup=S3), MAIN)
 
@@ -144,6 +148,39 @@ def test_patroni_archives_restores_and_makes_replicas_with_the_tool(context_of: 
     kept = context_of(backup=S3, patroni={"on_rewind_failure": "keep"})
     text = named(kept, "patroni_file:/etc/patroni/config.yml").file.content
     assert "remove_data_directory_on_rewind_failure: false" in text
+
+
+def test_who_takes_over_archives_what_it_has_received(context_of: Build, tmp_path: Path) -> None:
+    """The newest segments, whose status says that they are archived; of others, and of what is gone, nothing."""
+    context = context_of(backup=S3)
+    text = named(context, "patroni_file:/etc/patroni/config.yml").file.content
+    assert "pre_promote" in text and "/usr/local/lib/pgha/archive-received" in text
+    status = tmp_path / "pg_wal/archive_status"
+    status.mkdir(parents=True)
+    names = [f"0000000200000001{number:08X}" for number in range(200, 270)]
+    for name in names:
+        (status / f"{name}.done").touch()
+        (status.parent / name).touch()
+    for other in ("00000002.history.done", f"{names[-1]}.00000028.backup.done", f"{names[0][:8]}0000000200000001.done"):
+        (status / other).touch()
+    script = tmp_path / "archive-received"
+    script.write_text(file(context, received.PATH).content)
+    script.chmod(0o755)
+    subprocess.run([str(script), str(tmp_path)], check=True)
+    ready = sorted(path.stem for path in status.glob("*.ready"))
+    assert ready == names[-63:]  # one of the newest 64 is gone
+    assert (status / "00000002.history.done").exists()
+
+
+@pytest.mark.parametrize("broken", ["exit 1", "sleep 60"], ids=["fails", "hangs"])
+def test_a_member_leads_whatever_comes_of_that(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script"
+    for name in (script, tmp_path / "missing"):
+        monkeypatch.setattr(received, "PATH", str(name))
+        script.write_text(f"#!/bin/sh\n{broken}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(received, "LIMIT_S", 0.2)
+        assert subprocess.run(shlex.split(received.command("/data")), stderr=subprocess.DEVNULL).returncode == 0
 
 
 def test_without_backups_nothing_is_archived_and_nothing_of_them_stays(context_of: Build) -> None:
