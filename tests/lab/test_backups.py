@@ -196,7 +196,9 @@ def test_a_member_that_cannot_be_rewound_is_made_anew_by_itself(built: Site) -> 
     assert leader(built) == new
 
 
-def test_after_a_failover_in_the_middle_of_a_backup_the_next_one_repairs_it_and_no_wal_is_missing(built: Site) -> None:
+def test_after_a_failover_amid_a_backup_and_an_archive_push_the_next_repairs_it_and_no_wal_is_missing(
+    built: Site,
+) -> None:
     lead = leader(built)
     node = next(name for name in DATA if name != lead)
     started = built.begin("backup", "now", "prod", "--type", "full")
@@ -205,11 +207,20 @@ def test_after_a_failover_in_the_middle_of_a_backup_the_next_one_repairs_it_and_
         lambda: built.on(node, "systemctl", "is-active", "pgha-backup@full-now").out.strip() == "activating",
         60,
     )
+    built.ok("s3", "systemctl", "kill", "-s", "STOP", "s3rver")
+    write = "insert into ledger select least(min(n), 0) - 1 from ledger; select pg_walfile_name(pg_switch_wal())"
+    segments = [sql(built, lead, write) for _ in range(3)]
+    pushing = ("pgrep", "-f", "archive-push:async")
+    wait_until("WAL is on its way", lambda: built.on(lead, *pushing).rc == 0, 30)
     built.lab("kill", lead)
+    built.ok("s3", "systemctl", "kill", "-s", "CONT", "s3rver")
     wait_until("the other one leads", lambda: sql(built, node, "select pg_is_in_recovery()") == "f", 90)
     built.lab("start", lead)
     started.wait(300)
     wait_until("both are there again", lambda: healthy(built), 180)
+    kept = ("pgbackrest", "--stanza=prod", "repo-ls", "--recurse", "archive/prod")
+    archived = built.ok(node, *POSTGRES, *kept)
+    assert [segment for segment in segments if segment not in archived] == []
     said = built.pgha("backup", "now", "prod", "--type", "full")
     assert said.rc == 0, said.out + said.err
     verified = built.pgha("backup", "verify", "prod")
