@@ -44,7 +44,7 @@ KEEP_ALIVE: dict[str, str | int] = {"tcp-keep-alive-idle": 60, "tcp-keep-alive-i
 """A peer that lost its power says no goodbye, and a backup must not wait for it for hours."""
 PATIENCE = "--archive-timeout=150"
 """PostgreSQL's archiver rests for a minute after three failures, and some there are until all repositories know it."""
-PUSH_S, PUSHERS = 3, 8
+PUSH_S, PUSHERS = 5, 8
 """With several repositories one that does not answer holds each file up, on its way to the others, too, for nine times
 so many seconds; so many files are then pushed side by side. PostgreSQL tries again what was not pushed everywhere."""
 LAST_WAL_S = 300  # a backup waits for its last WAL, which may have to wait for a repository that is not its own

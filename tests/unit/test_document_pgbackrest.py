@@ -90,7 +90,7 @@ def test_of_two_repositories_each_can_be_opened_by_every_data_node(context_of: B
 
 def test_one_repository_that_is_away_holds_up_the_archive_of_the_other_as_shortly_as_can_be(context_of: Build) -> None:
     assert settings(context_of(backup=BOTH), MAIN)["global:archive-push"] == {
-        "io-timeout": "3",
+        "io-timeout": "5",
         "job-retry": "0",
         "process-max": "8",
     }
