@@ -26,6 +26,8 @@ from .service import Service
 
 FOLDER = "/etc/systemd/system"
 NOT_INSTALLED = 127
+_ON_CALENDAR = re.compile(r"^OnCalendar=(.+)$", re.MULTILINE)
+_EXPECTED = "expected a time as systemd.time(7) has it"
 _SECTION = re.compile(r"^\[[A-Z][A-Za-z0-9-]*\]\s*$", re.MULTILINE)
 # $1 the new version, $2 where it will be below FOLDER, $3 the unit whose errors count whoever made them, or nothing
 _VERIFY = """\
@@ -54,8 +56,11 @@ def verify(place: str, whole: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class UnitFileFacts:
+    """`calendar`: what systemd-analyze has against a time in the new version; empty when nothing."""
+
     file: FileFacts
     unit: UnitFacts
+    calendar: str = ""
 
 
 class UnitFile(Resource[UnitFileFacts]):
@@ -83,9 +88,15 @@ class UnitFile(Resource[UnitFileFacts]):
         return f"{FOLDER}/{self.name}"
 
     def observe(self, look: Look) -> UnitFileFacts:
-        return UnitFileFacts(look.file(self._path), _state(look, self.name))
+        file = look.file(self._path)
+        new = not self.absent and file.content != _ended(self.content)
+        times = _ON_CALENDAR.findall(self.content) if new else ()
+        wrong = next((f"{time}: {why}" for time in times if (why := _against(look, time))), "")
+        return UnitFileFacts(file, _state(look, self.name), wrong)
 
     def plan(self, facts: UnitFileFacts) -> list[Change]:
+        if facts.calendar:
+            raise HostError(f"OnCalendar: {_EXPECTED}: {facts.calendar}")
         if not self.absent:
             changes = File(path=self._path, content=_ended(self.content), check=verify(self.name, True)).plan(
                 facts.file
@@ -205,15 +216,14 @@ class Timer(Resource[TimerFacts]):
     def observe(self, look: Look) -> TimerFacts:
         wrong = ""
         if not self.absent:
-            said = look.ask(("systemd-analyze", "calendar", "--", self.on_calendar))
-            wrong = said.stderr.strip() or "it is refused" if said.rc not in (0, NOT_INSTALLED) else ""
+            wrong = _against(look, self.on_calendar)
         timer, service = f"{self.name}.timer", f"{self.name}.service"
         files = look.file(f"{FOLDER}/{timer}"), look.file(f"{FOLDER}/{service}")
         return TimerFacts(*files, look.unit(timer), look.unit(service), wrong)
 
     def plan(self, facts: TimerFacts) -> list[Change]:
         if facts.calendar:
-            raise HostError(f"on_calendar: expected a time as systemd.time(7) has it: {facts.calendar}")
+            raise HostError(f"on_calendar: {_EXPECTED}: {facts.calendar}")
         timer, service = f"{self.name}.timer", f"{self.name}.service"
         if self.absent:
             return self._removal(facts, timer, service)
@@ -245,6 +255,12 @@ def quoted_word(word: str) -> str:
     text = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
     text = text.replace("%", "%%").replace("$", "$$")
     return text if re.fullmatch(r"[A-Za-z0-9_/.,:=%+-]+", text) else f'"{text}"'
+
+
+def _against(look: Look, calendar: str) -> str:
+    """What systemd has against a time of its calendar; empty when nothing, and where nobody can say."""
+    said = look.ask(("systemd-analyze", "calendar", "--", calendar))
+    return said.stderr.strip() or "it is refused" if said.rc not in (0, NOT_INSTALLED) else ""
 
 
 def _state(look: Look, name: str) -> UnitFacts:

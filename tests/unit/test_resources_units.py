@@ -168,3 +168,12 @@ def test_a_time_is_refused_when_systemd_says_so(rc: int, status: Status) -> None
 )
 def test_a_word_reaches_the_program_as_it_is(word: str, expected: str) -> None:
     assert quoted_word(word) == expected
+
+
+def test_a_unit_with_a_time_that_systemd_does_not_know_is_refused_in_the_plan() -> None:
+    text = "[Unit]\nDescription=t\n\n[Timer]\nOnCalendar=Sunn 02:00\n"
+    asked = ("systemd-analyze", "calendar", "--", "Sunn 02:00")
+    system = FakeSystem(answers={asked: Output(1, "", "Failed to parse calendar specification")})
+    unit = UnitFile(name="backup.timer", content=text)
+    with pytest.raises(HostError, match=r"OnCalendar: expected a time .* Sunn 02:00: Failed to parse"):
+        unit.plan(unit.observe(system))
