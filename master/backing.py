@@ -84,13 +84,21 @@ class Backing:
                 await self.make(node, seen, "full", "first full backup")
 
     async def now(self, kind: BackupType, on: str = "") -> list[BackupRun]:
-        """One to each repository, where it is its turn, or `on` that node. Raises Failed."""
-        made: list[BackupRun] = []
+        """One to each repository, where it is its turn, or `on` that node; also when another one's fails.
+
+        Raises Failed.
+        """
+        made, wrong = list[BackupRun](), list[str]()
         operators = await self._operators(on)
         if not any(seen.operates for seen in operators.values()):
             raise Failed(f"{STEP}: {on or 'no node'} makes no backups of {self.cluster.name}")
         for node, seen in operators.items():
-            made += await self.make(node, seen, kind, f"{kind} backup")
+            try:
+                made += await self.make(node, seen, kind, f"{kind} backup")
+            except Failed as error:
+                wrong.append(str(error))
+        if wrong:
+            raise Failed("; ".join(wrong))
         return made
 
     async def make(self, node: str, seen: Look, kind: BackupType, what: str) -> list[BackupRun]:

@@ -1,10 +1,12 @@
-"""What a backup tool says of its repositories, each asked by itself: of several it tells nothing before it has given up
-the one that does not answer.
+"""What a backup tool says of its repositories, each asked by itself and all at once.
+
+Asked for all of them, the tool tells nothing before it has given up the one that does not answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...common.telemetry_backup import RepositorySample
@@ -28,11 +30,14 @@ def as_user(argv: Argv) -> Argv:
 def ask(
     tool: Driver, stanza: str, numbers: Iterable[int], run: Callable[[Argv], Output], now: Callable[[], float]
 ) -> Told:
-    """`run` runs a program that only reads; `now`: Unix s."""
-    found, progress, at = [], None, now()
-    for number in numbers:
+    """`run` runs a program that only reads, also in several threads; `now`: Unix s."""
+    numbers = tuple(numbers)
+
+    def one(number: int) -> tuple[RepositorySample, tuple[int, int] | None]:
         said = run(as_user(tool.info(stanza, number)))
-        at = now()
-        found.append(tool.read_info(stanza, number, said.rc, said.stdout, said.stderr, at))
-        progress = tool.running(said.stdout) or progress
-    return Told(at, tuple(found), progress)
+        return tool.read_info(stanza, number, said.rc, said.stdout, said.stderr, now()), tool.running(said.stdout)
+
+    with ThreadPoolExecutor(max_workers=len(numbers) or 1) as pool:
+        found = tuple(pool.map(one, numbers))
+    progress = next((told for _, told in reversed(found) if told is not None), None)
+    return Told(max((sample.at for sample, _ in found), default=now()), tuple(s for s, _ in found), progress)

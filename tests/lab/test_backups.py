@@ -215,12 +215,16 @@ def test_after_a_failover_amid_a_backup_and_an_archive_push_the_next_repairs_it_
     built.lab("kill", lead)
     built.ok("s3", "systemctl", "kill", "-s", "CONT", "s3rver")
     wait_until("the other one leads", lambda: sql(built, node, "select pg_is_in_recovery()") == "f", 90)
+    kept = (*POSTGRES, "pgbackrest", "--stanza=prod", "repo-ls", "--recurse", "archive/prod")
+
+    def missing() -> list[str]:
+        archived = built.ok(node, *kept)
+        return [segment for segment in segments if segment not in archived]
+
+    wait_until("the new leader has archived what it received", lambda: not missing(), 90)
     built.lab("start", lead)
     started.wait(300)
     wait_until("both are there again", lambda: healthy(built), 180)
-    kept = ("pgbackrest", "--stanza=prod", "repo-ls", "--recurse", "archive/prod")
-    archived = built.ok(node, *POSTGRES, *kept)
-    assert [segment for segment in segments if segment not in archived] == []
     said = built.pgha("backup", "now", "prod", "--type", "full")
     assert said.rc == 0, said.out + said.err
     verified = built.pgha("backup", "verify", "prod")

@@ -152,6 +152,13 @@ def test_a_backup_that_fails_is_told_in_the_tools_words() -> None:
         asyncio.run(backs(World(fails="the disk is full"), {"s3": {"bucket": "x"}})[0].now("incr"))
 
 
+def test_the_backup_to_one_repository_does_not_wait_for_that_to_another() -> None:
+    world = World(fails="the disk is full")
+    with pytest.raises(Failed, match="repository 2 failed: the disk is full; .*repository 1 failed: the disk is full"):
+        asyncio.run(backs(world)[0].now("incr"))
+    assert sorted(world.started) == [("b", "incr"), ("w", "incr")]
+
+
 def test_a_run_that_ends_without_a_word_is_not_taken_for_a_backup() -> None:
     with pytest.raises(Failed, match="it ended without a backup; pgha-master run b -- journalctl"):
         asyncio.run(backs(World(ends=False), {"s3": {"bucket": "x"}})[0].now("full"))
