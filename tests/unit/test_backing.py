@@ -154,7 +154,7 @@ def test_a_backup_that_fails_is_told_in_the_tools_words() -> None:
 
 def test_the_backup_to_one_repository_does_not_wait_for_that_to_another() -> None:
     world = World(fails="the disk is full")
-    with pytest.raises(Failed, match="repository 2 failed: the disk is full; .*repository 1 failed: the disk is full"):
+    with pytest.raises(Failed, match=r"repository 2 failed: the disk is full; .*repository 1 failed: the disk is full"):
         asyncio.run(backs(world)[0].now("incr"))
     assert sorted(world.started) == [("b", "incr"), ("w", "incr")]
 
