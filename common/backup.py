@@ -6,6 +6,7 @@ own. The number is only what the tool calls them by; a backup does not know it.
 
 from __future__ import annotations
 
+import base64
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -89,8 +90,21 @@ class Gcs(Remote):
     credentials: dict[Literal["key"], Reference] = Field(default_factory=dict)
 
 
+def _in_hex(fingerprint: object) -> object:
+    """`SHA256:BASE64`, as ssh-keygen -l writes it, as hex; all else as it is."""
+    try:
+        if isinstance(fingerprint, str) and fingerprint.startswith("SHA256:"):
+            return base64.b64decode(fingerprint[7:] + "=", validate=True).hex()
+    except ValueError:
+        pass  # the pattern refuses it
+    return fingerprint
+
+
 class Sftp(Repository):
-    """`key` is a private key. `host_fingerprint`: SHA-256 of the server's public key, hex."""
+    """`key` is a private key. `host_fingerprint`: SHA-256 of the server's public key, hex; `SHA256:...` is taken, too.
+
+    Of several keys a server shows libssh2 its ECDSA key.
+    """
 
     kind: ClassVar[str] = "sftp"
     needs: ClassVar[tuple[str, ...]] = ("key",)
@@ -98,7 +112,7 @@ class Sftp(Repository):
     host: OneLine
     port: Port = 22
     user: OneLine
-    host_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    host_fingerprint: Annotated[str, BeforeValidator(_in_hex), StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     credentials: dict[Literal["key"], Reference] = Field(default_factory=dict)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import configparser
 import json
 import shlex
@@ -136,6 +137,13 @@ def test_each_kind_of_repository_has_the_options_of_its_tool(
 ) -> None:
     told = settings(context_of(backup=section), MAIN)["global"]
     assert {key: told.get(key) for key in wanted} == wanted
+
+
+def test_a_fingerprint_is_taken_as_ssh_keygen_writes_it(context_of: Build) -> None:
+    written = "SHA256:ecRs7RqTGvqfMH9DpQaAQGVbQMhyqqnOPqEUeQ0xZ4Y"
+    section = {"sftp": {"host": "h", "user": "u", "host_fingerprint": written, "credentials": {"key": "env:K"}}}
+    told = settings(context_of(backup=section), MAIN)["global"]["repo1-sftp-host-fingerprint"]
+    assert base64.b64encode(bytes.fromhex(told)).decode().rstrip("=") == written.removeprefix("SHA256:")
 
 
 def test_patroni_archives_restores_and_makes_replicas_with_the_tool(context_of: Build) -> None:
