@@ -132,6 +132,7 @@ def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) 
     bundle = sorted(held.split())[0]
     built.ok(AT, "cp", "-p", bundle, "/var/tmp/kept")
     middle = int(built.ok(AT, "stat", "-c", "%s", bundle)) // 2
+    assert drill(built).rc == 0 and record(built)["repository"] == IN_STORE  # then it is the turn of the other one
     garble = ("dd", "if=/dev/urandom", f"of={bundle}", "bs=1", f"seek={middle}", "count=4096", "conv=notrunc")
     built.ok(AT, *garble)
     said = drill(built)
