@@ -157,9 +157,13 @@ def spares(wave: Sequence[str]) -> Gate:
 
 
 def concerned(stage: Stage, plans: Mapping[str, Sequence[ResourceResult]]) -> list[str]:
-    """The nodes on which that stage has something to do, in the plans' order."""
+    """The nodes on which that stage has something to do, in the plans' order.
+
+    With other settings of the backup tool it is another repository that has to be ready, of which no plan could know.
+    """
+    documents = BACKUPS if stage.name == BACKUP else stage.documents
     return [
         node
         for node, results in plans.items()
-        if any(r.document in stage.documents and r.status in (Status.PLANNED, Status.FAILED) for r in results)
+        if any(r.document in documents and r.status in (Status.PLANNED, Status.FAILED) for r in results)
     ]

@@ -82,6 +82,11 @@ def test_who_holds_a_repository_makes_it_ready_after_the_data_nodes_which_it_loc
     assert order("backup", FakeCluster(leader="pg-node1"), {"witness-node": [planned("backup")]}) == [["witness-node"]]
 
 
+def test_with_other_settings_of_the_tool_it_is_looked_whether_the_repository_is_ready() -> None:
+    plans = {"pg-node1": [planned("pgbackrest")], "pg-node2": [planned("haproxy")]}
+    assert concerned(BY_NAME["backup"], plans) == ["pg-node1"]
+
+
 def test_the_first_data_node_founds_the_cluster_alone() -> None:
     assert order("patroni", leaderless(), {name: [planned("patroni")] for name in DATA}) == [["pg-node1"], ["pg-node2"]]
 
