@@ -20,7 +20,12 @@ _DROPPED = re.compile(r"dropped WAL file '([0-9A-F]{24})'")
 _NEXT_ENTRY = re.compile(r"P\d\d +(INFO|WARN|ERROR|DETAIL)")
 _UNREADABLE = re.compile(r"(key/value found outside of section at line \d+):.*")  # then what it read, in binary
 _WRONG_PASS = re.compile(r"key/value found outside of section|unable to flush|CryptoError|cipher header", re.I)
-_HINT = "if it is encrypted, compare backup.encryption with what it was made with"
+_HINTS = (
+    (_WRONG_PASS, "if it is encrypted, compare backup.encryption with what it was made with"),
+    (re.compile(r"RequestTimeTooSkewed"), "compare this node's clock with the right time"),
+)
+_DIALOGUE = re.compile(r":?\n\*{3} Path/Query \*{3}:.*?(\*{3} Response Content \*{3}:\n|\Z)", re.DOTALL)
+_CONTENT = re.compile(r"<\?xml.*?<Code>(.*?)</Code>\s*<Message>(.*?)</Message>.*?</Error>", re.DOTALL)
 _DAMAGED = re.compile(r"FormatError|CryptoError|ChecksumError|FileMissingError|unable to load info file", re.I)
 
 
@@ -65,10 +70,14 @@ def why(rc: int, out: str, err: str) -> str:
 
 
 def _sentence(lines: list[str]) -> str:
-    """Lines of one error as one, each said once, without what is no text, and with what to do where that is known."""
-    plain = [_UNREADABLE.sub(r"\1", line.strip()) for line in lines]
-    said = " ".join(dict.fromkeys(line for line in plain if line))
-    return f"{_HINT}: {said}" if _WRONG_PASS.search(said) else said
+    """Lines of one error as one, each said once, without what is no text, and with what to do where that is known.
+
+    Of an exchange with a store stays what the store has said.
+    """
+    plain = "\n".join(_UNREADABLE.sub(r"\1", line.strip()) for line in lines)
+    plain = _CONTENT.sub(r"\1: \2", _DIALOGUE.sub(":\n", plain))
+    said = " ".join(dict.fromkeys(line for line in plain.split("\n") if line))
+    return next((f"{hint}: {said}" for pattern, hint in _HINTS if pattern.search(said)), said)
 
 
 def _repository(told: dict[str, Any], number: int, now: float) -> RepositorySample:

@@ -50,6 +50,17 @@ def test_each_repository_has_its_own_backups_wal_and_cipher() -> None:
             "unreachable",
             "[HostConnectError] unable to connect to '10.167.0.99:443': [113] No route to host",
         ),
+        (
+            "clock-off",
+            "unreachable",
+            "compare this node's clock with the right time: [ProtocolError] HTTP request failed with 403 (Forbidden): "
+            "RequestTimeTooSkewed: The difference between the request time and the current time is too",
+        ),
+        (
+            "wrong-key",
+            "unreachable",
+            "[ProtocolError] HTTP request failed with 403 (Forbidden): InvalidAccessKeyId: The AWS Access Key Id you",
+        ),
         ("forbidden", "unreachable", "[PathOpenError] unable to list file info for path '/r6/backup': [13] Permission"),
     ],
 )
