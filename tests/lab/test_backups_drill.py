@@ -152,16 +152,20 @@ def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) 
 
 
 def test_with_the_store_away_the_cluster_comes_back_from_the_other_repository(built: Site) -> None:
+    """It goes when PostgreSQL has stopped, whose archiver would wait for it, and comes back for the last backup."""
     lead = built.status()["leader"]
     sql = ("runuser", "-u", "postgres", "--", "psql", "-XAtqc")
     built.ok(lead, *sql, "create table kept as select 1 as n")
+    label = next(b["label"] for b in built.data("backup", "list", "prod")["backups"] if b["repository"] == ON_WITNESS)
+    restoring = built.begin("restore", "prod", "--to", "latest", "--label", label, "--confirm", "prod")
+
+    def told(text: str) -> bool:
+        return restoring.poll() is not None or text in (built.root / "begun.log").read_text()
+
+    wait_until("it has stopped", lambda: told("PostgreSQL is stopped"), 200)
     built.lab("kill", "s3")
-    restoring = built.begin("restore", "prod", "--to", "latest", "--confirm", "prod")
-    said = built.root / "begun.log"
-    placed = "what was there is kept"
-    wait_until("data has changed places", lambda: restoring.poll() is not None or placed in said.read_text(), 400)
+    wait_until("data has changed places", lambda: told("what was there is kept"), 200)
     built.lab("start", "s3")
-    assert restoring.wait(600) == 0, said.read_text()
-    lead = built.status()["leader"]
-    assert built.ok(lead, *sql, "select n from kept").strip() == "1"
+    assert restoring.wait(300) == 0, (built.root / "begun.log").read_text()
+    assert built.ok(built.status()["leader"], *sql, "select n from kept").strip() == "1"
     assert built.pgha("backup", "verify", "prod").rc == 0
