@@ -1,7 +1,7 @@
 """What pgha adds to a backup, a restore and the archive of WAL, beside pgBackRest as it is. Needs root, boots nodes.
 
 The same program with the same settings on the same data, so what differs is what is asked before and after: the tool's
-own time is compared, and pgha's seconds around it stand in a row of their own. The repository is a folder on the
+time by its own log is compared, and pgha's seconds around it stand in a row of their own. The repository is a folder on the
 witness, over pgBackRest's TLS, so that no store's speed is measured.
 """
 
@@ -63,8 +63,9 @@ def _backups(site: Site) -> list[Row]:
     bare: list[float] = []
     for _ in range(ROUNDS):
         whole.append(_timed(lambda: _must(site, "backup", "now", "prod", "--type", "full")))
-        ours.append(_last_run(site))
-        bare.append(_timed(lambda: site.on("witness-node", *FULL, timeout_s=600)))
+        ours.append(_by_its_log(site, "witness-node", "backup"))
+        assert site.on("witness-node", *FULL, timeout_s=600).rc == 0
+        bare.append(_by_its_log(site, "witness-node", "backup"))
         note(f"full backup: pgha {ours[-1]:.1f} s of {whole[-1]:.1f} s, bare {bare[-1]:.1f} s")
     mine, theirs = statistics.median(ours), statistics.median(bare)
     return [
@@ -115,16 +116,12 @@ def _restores(site: Site, leader: str) -> list[Row]:
         raise RuntimeError(f"the restore failed: {said.out[-500:]}{said.err[-500:]}")
     steps = [json.loads(line) for line in said.out.splitlines() if '"step":"restore"' in line]
     copied = next(s["seconds"] for s in steps if s.get("state") == "done" and "copy the backup" in s["detail"])
-    ended = site.ok(node, "sh", "-c", "grep 'restore command end' /var/log/pgbackrest/prod-restore.log | tail -n 1")
-    own = int(ended.rsplit("(", 1)[1].split("ms")[0]) / 1000  # the step is looked at every two seconds
+    own = _by_its_log(site, node, "restore")
     target = "/var/lib/postgresql/17/bare"
     bare = (*POSTGRES, "pgbackrest", "--stanza=prod", f"--pg1-path={target}", "restore")
-
-    def by_hand() -> None:
-        site.ok(node, "install", "-d", "-o", "postgres", "-m", "700", target)
-        assert site.on(node, *bare, timeout_s=600).rc == 0
-
-    theirs = _timed(by_hand)
+    site.ok(node, "install", "-d", "-o", "postgres", "-m", "700", target)
+    assert site.on(node, *bare, timeout_s=600).rc == 0
+    theirs = _by_its_log(site, node, "restore")
     site.ok(node, "rm", "-r", target)
     note(f"restore: pgha copied for {copied:.1f} s of {whole:.1f} s, bare {theirs:.1f} s")
     return [
@@ -134,10 +131,11 @@ def _restores(site: Site, leader: str) -> list[Row]:
     ]
 
 
-def _last_run(site: Site) -> float:
-    text = site.ok("witness-node", "tail", "-n", "1", "/var/lib/pgha/backups/runs.jsonl")
-    run = json.loads(text)
-    return float(run["ended"] - run["began"])
+def _by_its_log(site: Site, node: str, command: str) -> float:
+    """How long the last run of it took, in s, as pgBackRest itself has written down."""
+    log = f"/var/log/pgbackrest/prod-{command}.log"
+    ended = site.ok(node, "sh", "-c", f"grep '{command} command end: completed' {log} | tail -n 1")
+    return int(ended.rsplit("(", 1)[1].split("ms")[0]) / 1000
 
 
 def _must(site: Site, *words: str) -> None:
