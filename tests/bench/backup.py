@@ -1,8 +1,8 @@
 """What pgha adds to a backup, a restore and the archive of WAL, beside pgBackRest as it is. Needs root, boots nodes.
 
 The same program with the same settings on the same data, so what differs is what is asked before and after: the tool's
-time by its own log is compared, and pgha's seconds around it stand in a row of their own. The repository is a folder on the
-witness, over pgBackRest's TLS, so that no store's speed is measured.
+time by its own log is compared, and pgha's seconds around it stand in a row of their own. The repository is a folder on
+the witness, over pgBackRest's TLS, so that no store's speed is measured.
 """
 
 from __future__ import annotations
