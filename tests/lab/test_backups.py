@@ -208,7 +208,7 @@ def test_after_a_failover_amid_a_backup_and_an_archive_push_the_next_repairs_it_
         60,
     )
     built.ok("s3", "systemctl", "kill", "-s", "STOP", "s3rver")
-    write = "insert into ledger select least(min(n), 0) - 1 from ledger; select pg_walfile_name(pg_switch_wal())"
+    write = "insert into ledger select least(min(n), -10) - 1 from ledger; select pg_walfile_name(pg_switch_wal())"
     segments = [sql(built, lead, write) for _ in range(3)]
     pushing = ("pgrep", "-f", "archive-push:async")
     wait_until("WAL is on its way", lambda: built.on(lead, *pushing).rc == 0, 30)
