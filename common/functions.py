@@ -130,7 +130,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("restore.look", "", "how far a restore is, and what is there", internal=True),
         Function(
             "restore.begin",
-            "STEP ID KIND VALUE LABEL TIMELINE REPOSITORY",
+            "STEP ID KIND VALUE LABEL TIMELINE [REPOSITORY]",
             "begin a step of a restore",
             query=False,
             internal=True,

@@ -16,7 +16,7 @@ from ..common.cluster import Cluster
 from ..common.results import ResourceResult, Status
 from ..states.documents.patroni import CONFIG
 from .observed import ClusterHealth
-from .stages import Stage, concerned, is_fresh, stage_waves, stops_writes
+from .stages import Stage, concerned, pauses, stage_waves, stops_writes
 
 PATRONI = "service:patroni"
 
@@ -61,7 +61,7 @@ def _waits(cluster: Cluster, intended: Intended, health: ClusterHealth) -> Itera
                 yield f"a switchover away from {health.leader}", down
             if "patroni" in stage.documents:
                 down = [node for node in down if not (node in wave and _starts(plans[node]))]
-            if number < len(order) - 1 and not is_fresh(health) and not (founding and number == 0):
+            if number < len(order) - 1 and pauses(stage, health) and not (founding and number == 0):
                 yield f"{stage.name} on {', '.join(order[number + 1])}", down
     if intended.restarts:
         yield f"a restart of PostgreSQL on {', '.join(intended.restarts)}", down

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..common.clock import instant
-from ..common.telemetry_backup import RepositorySample
+from ..common.telemetry_backup import SET_LIMIT, RepositorySample
 from .backing import size
 from .fleet import Failed
 from .observed import ClusterHealth
@@ -44,10 +44,11 @@ def insist_on_hosts(looks: Mapping[str, NodeLook], health: ClusterHealth) -> Non
             )
 
 
-def source(repositories: Sequence[RepositorySample], asked: Wanted) -> RepositorySample:
-    """The repository that all of it comes from: the tool would wait for each that does not answer, at every file.
+def source(repositories: Sequence[RepositorySample], asked: Wanted) -> tuple[int, RepositorySample]:
+    """The repository that all of it comes from, and what it is; 0 for whichever it is found in.
 
-    It has WAL up to the latest, and of equals the oldest backups. Raises Failed.
+    The tool would wait for each that does not answer, at every file. It is the one that has WAL up to the latest, and
+    of equals the oldest backups. Which of several has a backup from before an LSN only the tool knows. Raises Failed.
     """
     usable = [one for one in repositories if one.backups and one.state == "ok"]
     if not usable:
@@ -55,12 +56,16 @@ def source(repositories: Sequence[RepositorySample], asked: Wanted) -> Repositor
         raise Failed(f"restore: there is no backup to restore from: {told}")
     fitting = [one for one in usable if _reaches(one, asked)]
     if fitting:
-        return max(fitting, key=lambda one: (one.wal_max[8:], -one.backups[0].ended, -one.number))
+        best = max(fitting, key=lambda one: (one.wal_max, -one.backups[0].ended, -one.number))
+        return (0 if asked.kind == "lsn" and len(fitting) > 1 else best.number), best
     what = f"is the backup {asked.label}" if asked.label else f"is a backup that ended before {asked.value}"
     raise Failed(f"restore: in no repository that answers {what}")
 
 
 def _reaches(one: RepositorySample, asked: Wanted) -> bool:
+    """As far as is known: of many backups only the newest are."""
+    if len(one.backups) >= SET_LIMIT:
+        return True
     if asked.label:
         return any(backup.label == asked.label for backup in one.backups)
     return asked.kind != "time" or one.backups[0].ended <= instant(asked.value)

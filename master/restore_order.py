@@ -41,8 +41,8 @@ class Wanted(BaseModel):
 
     def order(self, step: str) -> tuple[str, ...]:
         """As a node takes it."""
-        repository = str(self.repository) if self.repository else "-"
-        return step, self.id, self.kind, self.value or "-", self.label or "-", self.timeline or "-", repository
+        repository = (str(self.repository),) if self.repository else ()
+        return step, self.id, self.kind, self.value or "-", self.label or "-", self.timeline or "-", *repository
 
     def same(self, other: Wanted) -> bool:
         return (self.kind, self.value, self.label, self.timeline) == (

@@ -159,10 +159,10 @@ class Restoring:
         seen = await self.backing.look(next(iter(looks)))
         insist_on_time(asked, await self._notes.left())
         insist_on_hosts(looks, health)
-        found = source(seen.repositories, asked)
+        number, found = source(seen.repositories, asked)
         node = choose(looks, health.leader, found.backups[-1].size, on)
         own = {"id": f"{int(self.master.clock.now()):x}", "node": node, "leader": health.leader, "bare": bare}
-        own["repository"] = found.number
+        own["repository"] = number
         return await self._notes.note(asked.model_copy(update=own))
 
     def _names(self) -> list[str]:
@@ -233,13 +233,14 @@ class Restoring:
         if wanted.kind != "latest" or not wanted.leader:
             return
         seen = (await self.backing.look(wanted.node)).repositories
-        known = [one.wal_max for one in seen if one.state == "ok" and wanted.repository in (0, one.number)]
-        missing = unarchived((await self._looks())[wanted.leader], max(known, default="", key=lambda name: name[8:]))
-        if missing:
-            raise Refusal(
-                f"{STEP}: {missing} segments of WAL of {wanted.leader} are not in repository "
-                f"{wanted.repository}, and would be lost"
-            )
+        asked = [one for one in seen if wanted.repository in (0, one.number)]
+        archived = max((one.wal_max for one in asked if one.state == "ok"), default="")
+        where = f"repository {wanted.repository}" if wanted.repository else "any repository"
+        if not archived:
+            told = "; ".join(f"it is {one.state} {one.why}".rstrip() for one in asked)
+            raise Refusal(f"{STEP}: nobody knows which WAL of {wanted.leader} is in {where}: {told}")
+        if missing := unarchived((await self._looks())[wanted.leader], archived):
+            raise Refusal(f"{STEP}: {missing} segments of WAL of {wanted.leader} are not in {where}, and would be lost")
 
     async def _as_it_was(self, wanted: Wanted) -> str:
         """Nothing has changed places yet: who led leads again, then the others follow. What came of it, in words."""

@@ -41,7 +41,7 @@ from .stages import (
     Stage,
     concerned,
     disturbing,
-    is_fresh,
+    pauses,
     spares,
     stage_waves,
     steady_so_far,
@@ -252,7 +252,7 @@ class Rollout:
                 await self.keeper.wait(stage.name, LEADER.gate_name, LEADER.gate, LEADER.deadline_s, wave)
             elif last:
                 await self.keeper.wait(stage.name, stage.gate_name, stage.gate, stage.deadline_s, wave)
-            elif not is_fresh(health):
+            elif pauses(stage, health):
                 await self.keeper.wait(stage.name, "the cluster is steady", steady_so_far, 600.0, wave)
 
     async def _settle_members(self, stage: Stage) -> None:

@@ -90,6 +90,11 @@ def has_no_data(health: ClusterHealth) -> bool:
     return all(node.fresh and not _has_data(health, node.name) for node in health.data_nodes)
 
 
+def pauses(stage: Stage, health: ClusterHealth) -> bool:
+    """Whether the cluster has to be steady between two waves of it: something runs already, and may be disturbed."""
+    return not is_fresh(health) and stage.name != BACKUP
+
+
 def stage_waves(
     stage: Stage,
     cluster: Cluster,

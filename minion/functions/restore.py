@@ -44,8 +44,8 @@ def look(call: Call, doors: Doors) -> Outcome:
 
 def begin(call: Call, doors: Doors) -> Outcome:
     """Take the order down and start a step of it, unless that step is done or runs."""
-    step, identity, kind, *rest = arguments(call, 7, 7)
-    value, label, timeline, number = ("" if word == "-" else word for word in rest)
+    step, identity, kind, *rest = arguments(call, 6, 7)
+    value, label, timeline, number = ("" if word == "-" else word for word in (*rest, "-")[:4])
     known = step in STEPS and kind in get_args(TargetKind) and identity.isalnum()
     if not known or not (number.isdecimal() or not number):
         raise wrong(call, "step, id, kind of target, its value, label, timeline and repository; - for none")

@@ -71,7 +71,10 @@ class PgBackRest:
         if tablespaces:
             options.append(f"--tablespace-map-all={tablespaces}")
         if repository:
-            options.append(f"--repo={repository}")  # it stands in the restore_command that pgBackRest writes, too
+            options += [
+                f"--repo={repository}",
+                f"--recovery-option=restore_command={_get(stanza, repository, directory)}",
+            ]
         return (*command(stanza, "restore"), *options)
 
     def check(self, stanza: str) -> Argv:
@@ -101,6 +104,16 @@ def command(stanza: str, name: str) -> Argv:
 def wide(stanza: str, name: str) -> Argv:
     """A command that has to do with all nodes' databases."""
     return (*command(stanza, name), f"--config={BACKUPS}")
+
+
+def _get(stanza: str, repository: int, directory: str) -> str:
+    """The restore_command of a recovery from one repository. Only 1 means that a segment is not there.
+
+    PostgreSQL takes other codes up to 125 for that, too, and would end a recovery to the newest where the repository
+    went away, as if nothing came after; with 255 it gives up.
+    """
+    get = " ".join(command(stanza, "archive-get"))
+    return f'{get} --repo={repository} --pg1-path={directory} %f "%p" || {{ [ $? = 1 ] && exit 1; exit 255; }}'
 
 
 def _until(target: Target) -> list[str]:

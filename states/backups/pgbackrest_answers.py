@@ -24,8 +24,8 @@ _HINTS = (
     (_WRONG_PASS, "if it is encrypted, compare backup.encryption with what it was made with"),
     (re.compile(r"RequestTimeTooSkewed"), "compare this node's clock with the right time"),
 )
-_DIALOGUE = re.compile(r":?\n\*{3} Path/Query \*{3}:.*?(\*{3} Response Content \*{3}:\n|\Z)", re.DOTALL)
-_CONTENT = re.compile(r"<\?xml.*?<Code>(.*?)</Code>\s*<Message>(.*?)</Message>.*?</Error>", re.DOTALL)
+_DIALOGUE = re.compile(r":?\n\*{3} Path/Query \*{3}:.*?(\*{3} Response Content \*{3}:\n|(?=\nrepo\d+: )|\Z)", re.DOTALL)
+_CONTENT = re.compile(r"<\?xml[^\n]*\n?[^\n]*<Code>([^<]*)</Code>\s*<Message>([^<]*)</Message>[^\n]*")
 _DAMAGED = re.compile(r"FormatError|CryptoError|ChecksumError|FileMissingError|unable to load info file", re.I)
 
 
@@ -53,7 +53,7 @@ def dropped(log: str) -> tuple[str, ...]:
 
 def why(rc: int, out: str, err: str) -> str:
     """Its first error with what follows it on the same matter, in one line."""
-    if rc == KILLED:
+    if rc == KILLED and not _ERROR.search(out + err):
         return f"no answer {patience[0]}" if (patience := _PATIENCE.search(err)) else "no answer in time"
     text = err if _ERROR.search(err) else out if _ERROR.search(out) else err or out
     match = _ERROR.search(text)

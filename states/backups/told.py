@@ -6,9 +6,12 @@ Asked for all of them, the tool tells nothing before it has given up the one tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
+from typing import TypeVar
 
+from ...common.errors import PghaError
 from ...common.telemetry_backup import RepositorySample
 from ..system import Output
 from .driver import USER, Argv, Driver
@@ -37,7 +40,30 @@ def ask(
         said = run(as_user(tool.info(stanza, number)))
         return tool.read_info(stanza, number, said.rc, said.stdout, said.stderr, now()), tool.running(said.stdout)
 
-    with ThreadPoolExecutor(max_workers=len(numbers) or 1) as pool:
-        found = tuple(pool.map(one, numbers))
+    found = _at_once([partial(one, number) for number in numbers])
     progress = next((told for _, told in reversed(found) if told is not None), None)
     return Told(max((sample.at for sample, _ in found), default=now()), tuple(s for s, _ in found), progress)
+
+
+Found = TypeVar("Found")
+
+
+def _at_once(works: list[Callable[[], Found]]) -> list[Found]:
+    """Each in a thread that nobody waits for when the program ends, as a pool's would be. The first error is raised."""
+    came: dict[int, Found] = {}
+    wrong: list[Exception] = []
+
+    def do(place: int, work: Callable[[], Found]) -> None:
+        try:
+            came[place] = work()
+        except (OSError, PghaError) as error:
+            wrong.append(error)
+
+    threads = [Thread(target=do, args=(place, work), daemon=True) for place, work in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if wrong:
+        raise wrong[0]
+    return [came[place] for place in range(len(works))]

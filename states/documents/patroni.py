@@ -184,6 +184,9 @@ def _postgresql(context: Context) -> Yaml:
         "ssl_min_protocol_version": f"TLSv{cluster.tls.min_version}",
     }
     local.update(cluster.postgresql.local_parameters)
+    promotion: dict[str, Yaml] = {}
+    if cluster.backup is not None:
+        promotion = {"pre_promote": received.command(cluster, data_dir, bin_dir(context))}
     return {
         "listen": endpoint(_everywhere(context), cluster.postgresql.port),
         "connect_address": endpoint(node.address, cluster.postgresql.port),
@@ -195,7 +198,7 @@ def _postgresql(context: Context) -> Yaml:
         "parameters": local,
         "pg_hba": list(hba_lines(cluster)),
         **_replicas(cluster),
-        **({"pre_promote": received.command(data_dir)} if cluster.backup is not None else {}),
+        **promotion,
         "authentication": {
             "superuser": _login(SUPERUSER, "superuser", "postgres"),
             "replication": _login(REPLICATION, "replication", "replicator"),

@@ -26,7 +26,7 @@ from .service import Service
 
 FOLDER = "/etc/systemd/system"
 NOT_INSTALLED = 127
-_ON_CALENDAR = re.compile(r"^OnCalendar=(.+)$", re.MULTILINE)
+_ON_CALENDAR = re.compile(r"^OnCalendar=([^%\n]+)$", re.MULTILINE)
 _EXPECTED = "expected a time as systemd.time(7) has it"
 _SECTION = re.compile(r"^\[[A-Z][A-Za-z0-9-]*\]\s*$", re.MULTILINE)
 # $1 the new version, $2 where it will be below FOLDER, $3 the unit whose errors count whoever made them, or nothing
@@ -90,7 +90,7 @@ class UnitFile(Resource[UnitFileFacts]):
     def observe(self, look: Look) -> UnitFileFacts:
         file = look.file(self._path)
         new = not self.absent and file.content != _ended(self.content)
-        times = _ON_CALENDAR.findall(self.content) if new else ()
+        times = _ON_CALENDAR.findall(self.content) if new else ()  # with a specifier only systemd knows what it says
         wrong = next((f"{time}: {why}" for time in times if (why := _against(look, time))), "")
         return UnitFileFacts(file, _state(look, self.name), wrong)
 

@@ -5,7 +5,7 @@ import configparser
 import json
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,37 +158,83 @@ def test_patroni_archives_restores_and_makes_replicas_with_the_tool(context_of: 
     assert "remove_data_directory_on_rewind_failure: false" in text
 
 
-def test_who_takes_over_archives_what_it_has_received(context_of: Build, tmp_path: Path) -> None:
-    """The newest segments, whose status says that they are archived; of others, and of what is gone, nothing."""
-    context = context_of(backup=S3)
-    text = named(context, "patroni_file:/etc/patroni/config.yml").file.content
-    assert "pre_promote" in text and "/usr/local/lib/pgha/archive-received" in text
-    status = tmp_path / "pg_wal/archive_status"
-    status.mkdir(parents=True)
-    names = [f"0000000200000001{number:08X}" for number in range(200, 270)]
-    for name in names:
-        (status / f"{name}.done").touch()
-        (status.parent / name).touch()
-    for other in ("00000002.history.done", f"{names[-1]}.00000028.backup.done", f"{names[0][:8]}0000000200000001.done"):
-        (status / other).touch()
-    script = tmp_path / "archive-received"
-    script.write_text(file(context, received.PATH).content)
-    script.chmod(0o755)
-    subprocess.run([str(script), str(tmp_path)], check=True)
-    ready = sorted(path.stem for path in status.glob("*.ready"))
-    assert ready == names[-63:]  # one of the newest 64 is gone
-    assert (status / "00000002.history.done").exists()
+class Standby:
+    """A data directory in which these segments count as archived, and a server that has received WAL up to `end`."""
+
+    def __init__(self, folder: Path, context: Context, segments: Sequence[str], end: str) -> None:
+        self.folder, self.status = folder, folder / "pg_wal/archive_status"
+        self.status.mkdir(parents=True)
+        for name in segments:
+            (self.status / f"{name}.done").touch()
+            (self.status.parent / name).touch()
+        self.script = _executable(folder / "script", file(context, received.PATH).content)
+        _executable(folder / "psql", f"#!/bin/sh\necho '{16 * MIB} {end.lower()}'\n")
+
+    def take_over(self, most: int = received.MOST) -> list[str]:
+        """The names of what is to be archived then."""
+        subprocess.run([str(self.script), str(self.folder), str(self.folder), "5432", str(most)], check=True)
+        return sorted(path.stem for path in self.status.glob("*.ready"))
+
+
+MIB = 1024**2
+
+
+def _executable(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_who_takes_over_archives_the_newest_whole_segments_that_it_has_received(
+    context_of: Build, tmp_path: Path
+) -> None:
+    names = [f"0000000200000001{number:08X}" for number in range(0xE0, 0x110)]
+    standby = Standby(tmp_path, context_of(backup=S3), names, end=names[-1][8:])
+    (standby.status / f"{names[5]}.00000028.backup.done").touch()
+    assert standby.take_over(20 * 16 * MIB) == names[-21:-1]  # of the last one only a part is there
+
+
+def test_of_a_segment_in_which_a_timeline_ended_only_the_later_one_is_archived(
+    context_of: Build, tmp_path: Path
+) -> None:
+    """PostgreSQL takes the part that it received of the earlier one for archived, too."""
+    first, second = "000000010000000000000007", "000000020000000000000007"
+    names = ["000000010000000000000006", first, second, "000000020000000000000008"]
+    standby = Standby(tmp_path, context_of(backup=S3), names, end="0000000000000009")
+    assert standby.take_over() == [names[0], second, names[3]]
+
+
+def test_who_takes_over_archives_histories_so_that_a_recovery_finds_all_timelines(
+    context_of: Build, tmp_path: Path
+) -> None:
+    standby = Standby(tmp_path, context_of(backup=S3), [], end="0000000000000009")
+    (standby.status / "00000002.history.done").touch()
+    assert standby.take_over() == ["00000002.history"]
+
+
+def test_it_is_never_as_much_as_makes_the_tool_throw_wal_away(context_of: Build) -> None:
+    context = context_of(backup={**S3, "archive_push_queue_max": f"{256 * MIB}"})
+    assert shlex.split(received.command(context.cluster, "/d", "/b"))[-1] == str(128 * MIB)
 
 
 @pytest.mark.parametrize("broken", ["exit 1", "sleep 60"], ids=["fails", "hangs"])
-def test_a_member_leads_whatever_comes_of_that(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "script"
+def test_a_member_leads_whatever_comes_of_that(
+    broken: str, context_of: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = context_of(backup=S3).cluster
+    script = _executable(tmp_path / "script", f"#!/bin/sh\n{broken}\n")
+    monkeypatch.setattr(received, "LIMIT_S", 0.2)
     for name in (script, tmp_path / "missing"):
         monkeypatch.setattr(received, "PATH", str(name))
-        script.write_text(f"#!/bin/sh\n{broken}\n")
-        script.chmod(0o755)
-        monkeypatch.setattr(received, "LIMIT_S", 0.2)
-        assert subprocess.run(shlex.split(received.command("/data")), stderr=subprocess.DEVNULL).returncode == 0
+        words = shlex.split(received.command(cluster, "/data", "/bin"))
+        assert subprocess.run(words, stderr=subprocess.DEVNULL, timeout=20).returncode == 0
+
+
+def test_patroni_has_it_done_by_who_is_about_to_lead(context_of: Build) -> None:
+    text = named(context_of(backup=S3), "patroni_file:/etc/patroni/config.yml").file.content
+    (line,) = [line for line in text.splitlines() if "pre_promote" in line]
+    assert received.PATH in line
+    assert "pre_promote" not in named(context_of(), "patroni_file:/etc/patroni/config.yml").file.content
 
 
 def test_without_backups_nothing_is_archived_and_nothing_of_them_stays(context_of: Build) -> None:

@@ -79,6 +79,24 @@ def test_a_repository_that_cannot_be_opened_takes_nothing_from_another() -> None
     assert (two.state, len(two.backups)) == ("ok", 1)
 
 
+def test_what_follows_an_exchange_with_one_repository_is_told_of_the_others() -> None:
+    dialogue = "*** Path/Query ***:\nGET /x\n*** Response Headers ***:\ndate: now"
+    text = "ERROR: [103]: unable to find a valid repository:\n  repo1: [ProtocolError] HTTP request failed with 503:\n"
+    text += "".join(f"  {line}\n" for line in dialogue.split("\n")) + "  repo2: [HostConnectError] timeout\n"
+    told = why(103, text, "")
+    assert told.endswith("repo1: [ProtocolError] HTTP request failed with 503: repo2: [HostConnectError] timeout")
+
+
+def test_an_answer_of_a_store_that_has_no_end_is_read_at_once() -> None:
+    pairs = "<Code>a</Code><Message>b</Message>" * 2000
+    text = f"ERROR: [103]: failed:\n  *** Path/Query ***:\n  *** Response Content ***:\n  <?xml?>\n  <Error>{pairs}"
+    assert "a: b" in why(103, text, "")
+
+
+def test_the_tools_own_error_124_is_not_taken_for_a_deadline() -> None:
+    assert why(124, "", "ERROR: [124]: something unhandled") == "[124] something unhandled"
+
+
 def test_a_repository_that_has_not_answered_at_the_deadline_is_unreachable_and_told_with_the_seconds() -> None:
     one = repository("prod", 1, 124, "", "runuser did not end within 15 s and was killed", 5.0)
     assert (one.state, one.why) == ("unreachable", "no answer within 15 s")

@@ -175,5 +175,7 @@ def test_a_unit_with_a_time_that_systemd_does_not_know_is_refused_in_the_plan() 
     asked = ("systemd-analyze", "calendar", "--", "Sunn 02:00")
     system = FakeSystem(answers={asked: Output(1, "", "Failed to parse calendar specification")})
     unit = UnitFile(name="backup.timer", content=text)
+    template = UnitFile(name="backup@.timer", content=text.replace("Sunn 02:00", "%i"))
+    assert template.plan(template.observe(system))  # what it will be only systemd knows
     with pytest.raises(HostError, match=r"OnCalendar: expected a time .* Sunn 02:00: Failed to parse"):
         unit.plan(unit.observe(system))

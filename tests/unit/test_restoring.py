@@ -12,7 +12,7 @@ import pytest
 from pgha.common.clock import moment
 from pgha.common.cluster import Cluster
 from pgha.common.results import Outcome
-from pgha.common.telemetry_backup import BackupSet, RepositorySample
+from pgha.common.telemetry_backup import SET_LIMIT, BackupSet, RepositorySample
 from pgha.master import backing, restore_choice, restoring
 from pgha.master.fleet import Answer, Failed, Fleet
 from pgha.master.gatekeeper import Gatekeeper
@@ -350,7 +350,33 @@ NEWEST, AT_FOUR = Wanted(kind="latest"), Wanted(kind="time", value=moment("1970-
     ids=["the first", "one that answers", "with the latest WAL", "with the oldest backup", "by label", "by time"],
 )
 def test_all_of_a_restore_comes_from_one_repository(found: list[RepositorySample], asked: Wanted, number: int) -> None:
-    assert restore_choice.source(found, asked).number == number
+    assert restore_choice.source(found, asked)[0] == number
+
+
+def test_which_of_several_reaches_back_to_an_lsn_the_tool_finds_out() -> None:
+    asked = Wanted(kind="lsn", value="0/9000000")
+    assert restore_choice.source([repository(1), repository(2)], asked)[0] == 0
+    assert restore_choice.source([repository(1, state="unreachable"), repository(2)], asked)[0] == 2
+
+
+def test_of_a_repository_with_many_backups_the_old_ones_are_not_known_and_may_be_there() -> None:
+    many = repository(1).model_copy(update={"backups": repository(1, since=50.0).backups * SET_LIMIT})
+    assert restore_choice.source([many], AT_FOUR)[0] == 1
+    assert restore_choice.source([many], Wanted(kind="latest", label="F-old"))[0] == 1
+
+
+def test_for_the_newest_a_repository_that_has_just_gone_is_not_taken_for_whole() -> None:
+    world = World()
+    stop = world._stop
+
+    def gone(node: str) -> dict[str, Any]:
+        world.backups = False
+        return stop(node)
+
+    world._stop = gone  # type: ignore[method-assign]
+    with pytest.raises(Failed, match="nobody knows which WAL of a is in repository 1: it is no backups"):
+        over(world, Wanted(kind="latest"))
+    assert world.running == {"a", "b"}
 
 
 @pytest.mark.parametrize(

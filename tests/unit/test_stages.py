@@ -14,6 +14,7 @@ from pgha.master.stages import (
     disruptions_of,
     disturbing,
     is_fresh,
+    pauses,
     spares,
     stage_waves,
     stops_writes,
@@ -80,6 +81,12 @@ def test_who_holds_a_repository_makes_it_ready_after_the_data_nodes_which_it_loc
     plans = {name: [planned("backup")] for name in NODES}
     assert order("backup", FakeCluster(leader="pg-node1"), plans) == [DATA, ["witness-node"]]
     assert order("backup", FakeCluster(leader="pg-node1"), {"witness-node": [planned("backup")]}) == [["witness-node"]]
+
+
+def test_a_repository_is_made_ready_also_while_a_replica_lags() -> None:
+    health = FakeCluster(leader="pg-node1").health()
+    assert not pauses(BY_NAME["backup"], health)
+    assert pauses(BY_NAME["patroni"], health)
 
 
 def test_with_other_settings_of_the_tool_it_is_looked_whether_the_repository_is_ready() -> None:
