@@ -86,6 +86,27 @@ def test_what_is_in_each_repository_is_read_whole(built: Site) -> None:
     assert "2 repositories were read whole" in said.out
 
 
+def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) -> None:
+    held = built.ok(AT, "find", "/var/lib/pgbackrest/backup/prod", "-path", "*/bundle/*", "-size", "+20k")
+    bundle = sorted(held.split())[0]
+    built.ok(AT, "cp", "-p", bundle, "/var/tmp/kept")
+    middle = int(built.ok(AT, "stat", "-c", "%s", bundle)) // 2
+    garble = ("dd", "if=/dev/urandom", f"of={bundle}", "bs=1", f"seek={middle}", "count=4096", "conv=notrunc")
+    built.ok(AT, *garble)
+    verified = built.pgha("backup", "verify", "prod")
+    asked = built.pgha("backup", "drill", "prod")
+    built.ok(AT, "cp", "-p", "/var/tmp/kept", bundle)
+    assert verified.rc == 1 and "checksum" in verified.err
+    assert asked.rc == 1 and "does not restore" in asked.err
+    made = record(built)
+    assert not made["ok"] and made["repository"] == ON_WITNESS  # whose turn it was
+    assert "the restore failed: [" in made["error"]
+    assert left(built) == ""
+    asked = built.pgha("backup", "drill", "prod")
+    assert asked.rc == 0, asked.err
+    assert "was restored and read on witness-node" in asked.out
+
+
 def test_a_store_that_is_away_keeps_nothing_of_the_other_repository(built: Site) -> None:
     built.lab("kill", "s3")
     plan, asked = built.pgha("plan", "prod", "--detailed-exitcode"), built.pgha("backup", "verify", "prod")
@@ -125,30 +146,6 @@ def test_recovery_to_what_was_never_archived_ends_with_postgresqls_own_words(bui
     built.ok(AT, "rm", "-r", folder)
     assert "recovery ended before configured recovery target was reached" in said
     assert "Traceback" not in said
-
-
-def test_a_damaged_repository_is_found_out_and_the_record_says_why(built: Site) -> None:
-    held = built.ok(AT, "find", "/var/lib/pgbackrest/backup/prod", "-path", "*/bundle/*", "-size", "+20k")
-    bundle = sorted(held.split())[0]
-    built.ok(AT, "cp", "-p", bundle, "/var/tmp/kept")
-    middle = int(built.ok(AT, "stat", "-c", "%s", bundle)) // 2
-    assert drill(built).rc == 0 and record(built)["repository"] == IN_STORE  # then it is the turn of the other one
-    garble = ("dd", "if=/dev/urandom", f"of={bundle}", "bs=1", f"seek={middle}", "count=4096", "conv=notrunc")
-    built.ok(AT, *garble)
-    said = drill(built)
-    verified = built.pgha("backup", "verify", "prod")
-    asked = built.pgha("backup", "drill", "prod")
-    built.ok(AT, "cp", "-p", "/var/tmp/kept", bundle)
-    assert said.rc == 1 and "the restore failed" in said.err
-    assert verified.rc == 1 and "checksum" in verified.err
-    assert asked.rc == 1 and "does not restore" in asked.err
-    made = record(built)
-    assert not made["ok"]
-    assert "the restore failed: [" in made["error"]
-    assert left(built) == ""
-    asked = built.pgha("backup", "drill", "prod")
-    assert asked.rc == 0, asked.err
-    assert "was restored and read on witness-node" in asked.out
 
 
 def test_with_the_store_away_the_cluster_comes_back_from_the_other_repository(built: Site) -> None:
