@@ -37,7 +37,7 @@ ETCDCTL = (
 STORE = {"name": "s3", "serves": "s3"}
 
 
-def wait_until(what: str, holds: Callable[[], Any], timeout_s: float, pause_s: float = 0.2) -> Any:
+def wait_until(what: str, holds: Callable[[], Any], timeout_s: float, pause_s: float = 0.5) -> Any:
     """What `holds` gives once it is true. Fails with `what` and the last answer when it never was."""
     deadline = time.monotonic() + timeout_s
     while not (answer := holds()):
