@@ -59,6 +59,7 @@ def parts(folder: Path) -> Iterator[Part]:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background would ignore it
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     began, running, failed = time.monotonic(), list[Part](), list[str]()
