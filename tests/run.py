@@ -22,7 +22,15 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--ignore=tests/bench")
 AT_A_TIME = 3
-LONGEST = ("backups", "cluster_life", "backups_drill", "plan_you_can_trust", "taking_a_node_out")
+LONGEST = (
+    "backups",
+    "cluster_life",
+    "backups_drill",
+    "bus_on_real_nodes",
+    "taking_a_node_out",
+    "plan_you_can_trust",
+    "enrol_over_ssh",
+)
 """These begin first, so that no long one is left alone at the end."""
 
 
