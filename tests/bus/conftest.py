@@ -168,7 +168,7 @@ class Master(Daemon):
         lines = self.ask("run", target=name, function="ping", timeout_s=5)
         return bool(lines[-1]["exit"] == 0)
 
-    def sees(self, name: str, seconds: float = 10.0) -> None:
+    def sees(self, name: str, seconds: float = 30.0) -> None:
         """Wait until the minion is accepted and connected."""
         until(f"{name} connected", lambda: name in self.connected(), seconds)
 

@@ -40,7 +40,7 @@ def test_what_a_command_did_while_the_master_was_away_arrives_once_and_in_order(
     go.touch()
     until("the end in the journal", lambda: journal_has(one, "done"))
     master.start()
-    master.sees("n1", 10)
+    master.sees("n1")
     until("the end in the store", lambda: master.rows("select 1 from jobs where state='failed'"))
     events = master.rows("select seq, kind, body from events order by epoch, seq")
     assert [row[0] for row in events] == list(range(1, len(events) + 1))
@@ -116,7 +116,7 @@ def test_a_minion_finds_a_restarted_master_by_itself(master: Master, minion: Cal
     minion("n1")
     master.kill()
     master.start()
-    master.sees("n1", 10)
+    master.sees("n1")
     assert master.answers("n1")
 
 
