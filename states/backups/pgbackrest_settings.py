@@ -195,10 +195,10 @@ def text(context: Context, scope: Scope) -> str:
     lines = _lines("global", options)
     if _serves(backup, node):
         lines += _server(cluster, node, backup)
-    if node.is_data and len(backup.repositories) > 1:
+    if len(backup.repositories) > 1:
         push = {"io-timeout": PUSH_S, "job-retry": 0, "process-max": max(PUSHERS, int(options["process-max"]))}
-        lines += ["", *_lines("global:archive-push", push)]
-    lines += ["", *_lines("global:backup", {"archive-timeout": LAST_WAL_S})]
+        lines += ["", *_lines("global:archive-push", push)] if node.is_data else []
+        lines += ["", *_lines("global:backup", {"archive-timeout": LAST_WAL_S})]
     lines += ["", *_lines(cluster.name, _databases(context, scope))]
     return "\n".join(lines) + "\n"
 

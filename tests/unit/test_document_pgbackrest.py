@@ -95,7 +95,8 @@ def test_one_repository_that_is_away_holds_up_the_archive_of_the_other_as_shortl
         "job-retry": "0",
         "process-max": "8",
     }
-    assert "global:archive-push" not in settings(context_of(backup=S3), MAIN)
+    assert settings(context_of("witness-node", backup=BOTH), WIDE)["global:backup"] == {"archive-timeout": "300"}
+    assert not [section for section in settings(context_of(backup=S3), MAIN) if section.startswith("global:")]
 
 
 def test_wal_is_never_dropped_unless_the_definition_says_so(context_of: Build) -> None:
