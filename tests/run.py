@@ -2,8 +2,8 @@
 
     python tests/run.py
 
-A part is what runs without nodes, or one file of the tests on nodes. What it said is shown when it has ended. Ends with
-1 when one of them has failed.
+A part is what runs without nodes, or one file of the tests on nodes. What it said is shown when it has ended, and what
+failed once more at the end. Ends with 1 when one of them has failed.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ class Part:
         minutes = (time.monotonic() - self.began) / 60
         print(f"\n---- {self.name}, {minutes:.1f} min\n{self.said.read()}", flush=True)
 
+    def failures(self) -> str:
+        """Its name and pytest's own lines of what failed; without such lines, as after a crash, its last ones."""
+        self.said.seek(0)
+        lines = self.said.read().splitlines()
+        told = [line[:300] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+        return "\n  ".join((self.name, *(told[:20] or lines[-10:])))
+
 
 def parts(folder: Path) -> Iterator[Part]:
     """Each is begun as it is asked for."""
@@ -81,7 +88,7 @@ def main() -> int:
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     one.show()
-                    failed += [one.name] if one.process.returncode else []
+                    failed += [one.failures()] if one.process.returncode else []
                 time.sleep(0.2)
         except KeyboardInterrupt:
             for one in running:
@@ -89,8 +96,8 @@ def main() -> int:
             for one in running:
                 one.process.wait()
             return 130
-    told = f"FAILED: {', '.join(failed)}" if failed else "all passed"
-    print(f"\n{told}, in {(time.monotonic() - began) / 60:.1f} min")
+    told = f"{len(failed)} FAILED" if failed else "all passed"
+    print("", *failed, f"{told}, in {(time.monotonic() - began) / 60:.1f} min", sep="\n")
     return 1 if failed else 0
 
 
