@@ -2,7 +2,7 @@
 
 One frozen model per section, keys spelled as in the file. Units are in the docstrings: a duration in the file is
 text such as `5s` and here seconds; a size is text such as `1MiB` and here bytes. Rules that need two fields live in
-`master/inventory.py`, where the line of each field is known. Nothing here reads a file or asks a host.
+`master/definition/inventory.py`, where the line of each field is known. Nothing here reads a file or asks a host.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Rules:
 1. `None` for a daemon means that this node does not have it; a daemon that is there and does not answer is a sample
    with `error`. So "nothing installed yet" and "down" are never mixed up.
-2. A sample is a measurement, never a verdict; verdicts are made in one place, `master/health.py`.
+2. A sample is a measurement, never a verdict; verdicts are made in one place, `master/health/health.py`.
 3. Every text has a limit: a daemon's endless complaint must not fill the bus.
 """
 

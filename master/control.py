@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..common.errors import PghaError, Refused, UserError
 from ..common.functions import Role
-from .operations import exit_code, failure
-from .progress import End
+from .operations.operations import exit_code, failure
+from .operations.progress import End
 from .roles import Groups, NotAllowed, Operator, allows, check
 
 log = logging.getLogger("pgha.control")

@@ -12,7 +12,7 @@ from functools import partial
 from ..common.errors import HostError
 from ..common.notify import notify
 from ..common.paths import Paths
-from . import limits
+from .bus import limits
 from .control import Control
 from .operators import Operators
 from .server import Master

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..common.clock import Clock
 from ..common.errors import HostError
-from . import audit, roles
+from . import roles
+from .keeping import audit
 from .roles import Groups, Operator
 
 log = logging.getLogger("pgha.operators")

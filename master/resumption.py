@@ -19,12 +19,12 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from ..common.results import Outcome
-from . import jobs
-from .fleet import Answer, output
-from .flights import Flight, Output
-from .operations import RESTARTED, Operation, Operations, read_line
-from .progress import End, Note
-from .runs import Base, Run, RunRequest
+from .adhoc.runs import Base, Run, RunRequest
+from .bus.flights import Flight, Output
+from .operations.operations import RESTARTED, Operation, Operations, read_line
+from .operations.progress import End, Note
+from .orchestration.fleet import Answer, output
+from .store import transitions
 from .store.operations import OperationJob, OperationRow
 
 log = logging.getLogger("pgha.resumption")
@@ -158,7 +158,7 @@ def _standing(one: Recalled) -> tuple[dict[str, Answer], dict[str, tuple[Answer,
     under_way: dict[str, tuple[Answer, Flight]] = {}
     for job in one.jobs:
         answer = answered(job)
-        if job.state in jobs.OPEN and job.node in one.flights and job.node not in one.told:
+        if job.state in transitions.OPEN and job.node in one.flights and job.node not in one.told:
             under_way[job.node] = (answer, one.flights[job.node])
         else:
             answers[job.node] = answer

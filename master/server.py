@@ -20,20 +20,27 @@ from ..states import catalog
 from ..states.certificates import certificate
 from ..states.document import Context
 from ..states.resource import AnyResource
-from . import health, inventory, limits, references, resumption, retention, userfolder, userpython, userstates
-from .authority import Authority
-from .backup_part import WHOLE
-from .blobs import Blobs
-from .drifting import Drifts
-from .exchange import halves
-from .hub import Hub
-from .operations import Operations
-from .rotation import KeyFiles
+from . import resumption
+from .adhoc.uploads import Uploads
+from .backups.part import WHOLE
+from .bus import limits
+from .bus.blobs import Blobs
+from .bus.hub import Hub
+from .bus.rotation import KeyFiles
+from .definition import inventory, references
+from .health import health
+from .keeping import retention
+from .keeping.authority import Authority
+from .keeping.vault import Vault
+from .operations.operations import Operations
+from .rollout.drifting import Drifts
+from .rollout.exchange import halves
 from .setup import curve_key_path, load_settings, master_key_path, signing_key_path
 from .store import Store
-from .uploads import Uploads
-from .userstates import UserStates
-from .vault import Vault
+from .userstates import folder as userfolder
+from .userstates import python as userpython
+from .userstates import states as userstates
+from .userstates.states import UserStates
 
 log = logging.getLogger("pgha.master")
 

@@ -17,10 +17,10 @@ from ..common.errors import HostError, UserError
 from ..common.keys import load_or_create, public_text
 from ..common.messages import OLDEST, VERSION
 from ..common.paths import Paths
-from .retention import Keep
+from .keeping.retention import Keep
+from .keeping.vault import create_key
 from .roles import Groups
 from .store import Store
-from .vault import create_key
 
 BUS_PORT = 7760
 

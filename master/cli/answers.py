@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .screen import Terminal
 
 if TYPE_CHECKING:
-    from ..progress import Line, NodeDone, Output
+    from ..operations.progress import Line, NodeDone, Output
 
 NO_ANSWER = frozenset({"queued", "accepted", "started", "unknown", "expired"})
 

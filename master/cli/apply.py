@@ -14,7 +14,7 @@ from .screen import Look, Terminal, duration, table
 from .show_plan import consequences, summary
 
 if TYPE_CHECKING:
-    from ..progress import End, Line
+    from ..operations.progress import End, Line
 
 
 @click.command("apply")
@@ -71,7 +71,7 @@ def kept_plan(name: str, nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[
     if not Path(name).is_file():
         return {}
     from ...common.errors import UserError
-    from ..plan_file import read
+    from ..rollout.plan_file import read
 
     if (kept := read(Path(name))) is None:
         return {}

@@ -13,7 +13,7 @@ from .screen import Terminal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..progress import Line
+    from ..operations.progress import Line
 
 
 @click.group("backup")

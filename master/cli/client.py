@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..progress import End, Line
+    from ..operations.progress import End, Line
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -105,7 +105,7 @@ def _decoder() -> Callable[[bytes], Line]:
     from pydantic import TypeAdapter, ValidationError
 
     from ...common.errors import BusError
-    from ..progress import Line
+    from ..operations.progress import Line
 
     adapter: TypeAdapter[Line] = TypeAdapter(Line)
 

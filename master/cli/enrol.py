@@ -21,7 +21,7 @@ from .screen import Terminal, duration
 
 if TYPE_CHECKING:
     from ...common.cluster import Cluster, Node
-    from ..ssh import Access
+    from ..ssh.ssh import Access
 
 AT_ONCE = 16
 TOKEN_S = 1800.0
@@ -61,8 +61,8 @@ def command(
 
     Nodes that are connected are left alone, so it can be given again. Exit code 4 when some nodes failed, 1 when all.
     """
-    from ..installer import read_wheels
-    from ..ssh import Access
+    from ..ssh.installer import read_wheels
+    from ..ssh.ssh import Access
 
     paths = [str(Path(text).expanduser().absolute()) if text else "" for text in (identity, known_hosts)]
     access = Access(user, port, paths[0], paths[1], checking)
@@ -103,7 +103,7 @@ class Site:
     def enrol(self, nodes: Sequence[Node]) -> list[Result]:
         """All nodes, in their order. Raises Unreachable when there is no daemon, HostError when there is no ssh."""
         from ...common.wheel import installed
-        from ..installer import common_files, packed
+        from ..ssh.installer import common_files, packed
         from .client import ask
 
         end = ask("keys.list", {}, self.screen.progress)
@@ -142,7 +142,7 @@ class Site:
 
     async def _install(self, node: Node, shared: bytes, fingerprint: str, width: int) -> str:
         """Empty, or why not. Raises Unreachable when the daemon has gone, HostError when it gives no token."""
-        from .. import installer, ssh
+        from ..ssh import installer, ssh
 
         def line(text: str) -> None:
             if text.startswith("pgha: "):
@@ -208,7 +208,7 @@ def _by_name(answer: dict[str, Any]) -> dict[str, Key]:
 def _cluster(name: str) -> Cluster:
     """Raises DefinitionError, UserError."""
     from ...common.paths import Paths
-    from .. import inventory
+    from ..definition import inventory
 
     path, text = inventory.read(name, Paths.from_environment().clusters)
     cluster, _ = inventory.load(path, text)

@@ -16,7 +16,7 @@ from .options import leave
 from .screen import Look, Terminal, duration
 
 if TYPE_CHECKING:
-    from ..progress import End, Gate, Line, Resource, Started, Step
+    from ..operations.progress import End, Gate, Line, Resource, Started, Step
 
 _STYLE = {"done": "green", "open": "green", "failed": "red", "changed": "yellow"}
 

@@ -13,7 +13,7 @@ from .screen import Terminal, table
 from .show_jobs import job_of, log_lines, render_nodes, render_times, row, shortest
 
 if TYPE_CHECKING:
-    from ..progress import End, Line
+    from ..operations.progress import End, Line
 
 _id = click.argument("job_id", metavar="ID")
 

@@ -10,7 +10,7 @@ from .options import confirm, finish, with_terminal
 from .screen import Terminal, duration, moment, table
 
 if TYPE_CHECKING:
-    from ..progress import End
+    from ..operations.progress import End
 
 Key = dict[str, Any]  # JSON as the daemon sent it
 

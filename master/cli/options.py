@@ -14,7 +14,7 @@ from .screen import Terminal, render_problems, terminal
 
 if TYPE_CHECKING:
     from ...common.errors import PghaError, Problem
-    from ..progress import End
+    from ..operations.progress import End
 
 P = ParamSpec("P")
 

@@ -12,7 +12,7 @@ from .options import finish, leave, with_terminal
 from .screen import Terminal
 
 if TYPE_CHECKING:
-    from ..progress import Line, Plan
+    from ..operations.progress import Line, Plan
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def definition(name: str) -> dict[str, Any]:
     Raises DefinitionError, UserError. The daemon tells the warnings, so that whoever follows the job sees them too.
     """
     from ...common.paths import Paths
-    from .. import inventory
+    from ..definition import inventory
 
     path, text = inventory.read(name, Paths.from_environment().clusters)
     inventory.insist(name, path, inventory.load(path, text)[0])
@@ -39,7 +39,7 @@ def selection(nodes: tuple[str, ...], only: tuple[str, ...]) -> dict[str, Any]:
 def _keep(out: str, plan: Plan, asked: dict[str, Any]) -> None:
     from pathlib import Path
 
-    from ..plan_file import PlanFile, write
+    from ..rollout.plan_file import PlanFile, write
 
     write(Path(out), PlanFile(at=plan.at, plan=plan, **asked))
 

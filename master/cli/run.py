@@ -18,7 +18,7 @@ from .screen import Terminal
 from .transfer import Files, hand_over
 
 if TYPE_CHECKING:
-    from ..progress import Line
+    from ..operations.progress import Line
 
 _ARGV = "pgha.argv"
 

@@ -9,7 +9,7 @@ from .follow import clock, event, resource
 from .screen import Look, duration, moment, table
 
 if TYPE_CHECKING:
-    from ..progress import End, Line
+    from ..operations.progress import End, Line
 
 SHORT = 10  # characters of an id that are shown at least: those that tell its time
 

@@ -12,7 +12,7 @@ from .screen import Look
 
 if TYPE_CHECKING:
     from ...common.results import ChangeView, ResourceResult
-    from ..progress import NodePlan, Plan
+    from ..operations.progress import NodePlan, Plan
 
 _STYLE = {"+": "green", "~": "yellow", "-": "red"}
 MAX_DIFF_LINES = 40

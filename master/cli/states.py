@@ -12,7 +12,7 @@ from .screen import Terminal, table
 
 if TYPE_CHECKING:
     from ...common.errors import UserError
-    from ..userstates import UserStates
+    from ..userstates.states import UserStates
 
 SHOWN_NODES = 4
 
@@ -144,7 +144,8 @@ def check(screen: Terminal, files: tuple[Path, ...]) -> None:
 
 def _own() -> UserStates:
     from ...common.paths import Paths
-    from .. import userfolder, userpython
+    from ..userstates import folder as userfolder
+    from ..userstates import python as userpython
 
     return userfolder.discover(Paths.from_environment().user_states, userpython.found())
 
@@ -155,7 +156,8 @@ def _checked(files: tuple[Path, ...]) -> UserStates:
 
     from ...common.errors import UserError as Wrong
     from ...common.paths import Paths
-    from .. import usercheck, userfolder
+    from ..simulation import usercheck
+    from ..userstates import folder as userfolder
 
     own = _own()
     documents, faults = dict(own.documents), dict(own.faults)

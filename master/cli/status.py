@@ -12,7 +12,7 @@ from .options import finish, leave, with_terminal
 from .screen import Terminal
 
 if TYPE_CHECKING:
-    from ..progress import End
+    from ..operations.progress import End
 
 
 @click.command("status")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from ..progress import NodeDone, Output
+    from ..operations.progress import NodeDone, Output
     from .screen import Terminal
 
 PIECE_BYTES = 1024 * 1024

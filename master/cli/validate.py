@@ -24,7 +24,7 @@ def command(screen: Terminal, definition: str) -> None:
     """
     from ...common.errors import DefinitionError
     from ...common.paths import Paths
-    from .. import inventory
+    from ..definition import inventory
 
     path, text = inventory.read(definition, Paths.from_environment().clusters)
     try:

@@ -1,4 +1,4 @@
-"""The audit trail: rows that are added and read, and nothing else. What a row says is made in `master/audit.py`."""
+"""The audit trail: rows that are added and read, and nothing else. What a row says is made in `keeping/audit.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Jobs, the events of each minion's stream, and how far each stream is stored.
 
-A job's state changes here and nowhere else, by `jobs.step`, in the transaction that stores why. An event belongs to the
-minion whose stream it came in: it can touch that minion's jobs only. Of a job that this store does not know (it was
-ordered after the backup that this store comes from) a row is made, so that what happened is not lost.
+A job's state changes here and nowhere else, by `transitions.step`, in the transaction that stores why. An event belongs
+to the minion whose stream it came in: it can touch that minion's jobs only. Of a job that this store does not know (it
+was ordered after the backup that this store comes from) a row is made, so that what happened is not lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...common.sqlite import Connection
-from .. import jobs
+from . import transitions
 from .writer import Writer
 
 EPOCHS = 16  # of one node that are remembered: it has a new one when it was set up anew
@@ -150,7 +150,7 @@ class Jobs(Writer):
 
 def _answer(db: Connection, row: AnswerRow, at: float) -> str:
     state = _state(db, row.jid, row.att, row.node)
-    if state not in jobs.MOVABLE:
+    if state not in transitions.MOVABLE:
         return state or ""
     if row.out:
         out = [(row.node, row.jid, n, row.jid, "out", text, at) for n, text in enumerate(row.out, 1)]
@@ -172,7 +172,7 @@ def _add_events(db: Connection, piece: Piece, at: float) -> Stored:
             known[job] = _state(db, *job, node) or ""
         if event.word:
             known[job] = known[job] or _stray(db, node, event, at)
-            if known[job] in jobs.MOVABLE:
+            if known[job] in transitions.MOVABLE:
                 rows.append((node, epoch, event.seq, event.jid, event.kind, event.body, at))
                 known[job] = _effect(db, event, known[job], at)
         states[event.seq] = known[job]
@@ -218,9 +218,9 @@ def _move(db: Connection, jid: str, att: int, node: str, word: str, message: str
 
 
 def _step(db: Connection, jid: str, att: int, before: str, word: str, message: str, outcome: str, at: float) -> str:
-    after = jobs.step(before, word)
+    after = transitions.step(before, word)
     if after == before:
         return before
-    ended = at if after in jobs.ENDED else None
+    ended = at if after in transitions.ENDED else None
     db.execute(_STEP, (after, message, outcome, ended, after, at, after, at, ended, jid, att))
     return after

@@ -1,4 +1,4 @@
-"""Forgetting what ran, in small steps, the oldest first. When and what is decided in `master/retention.py`."""
+"""Forgetting what ran, in small steps, the oldest first. When and what is decided in `master/keeping/retention.py`."""
 
 from __future__ import annotations
 

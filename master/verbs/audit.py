@@ -10,9 +10,9 @@ from pydantic import Field
 
 from ...common.clock import iso
 from ...common.errors import UserError
-from .. import audit
 from ..control import Arguments, Request
-from ..progress import End
+from ..keeping import audit
+from ..operations.progress import End
 from ..server import Master
 
 

@@ -11,16 +11,16 @@ from pydantic import Field
 from ...common.backup import Backup, BackupType
 from ...common.cluster import Cluster
 from ...common.errors import Refused, UserError
-from .. import backup_view
-from ..backing import Backing
-from ..backups_seen import Seen, Told, place, seen
+from ..backups.backing import Backing
+from ..backups.drilling import Drilling
 from ..control import Arguments, Request
-from ..drilling import Drilling
-from ..fleet import Answer, Failed, Fleet
-from ..observed import ClusterHealth
-from ..operations import Operation
-from ..progress import End, Step
-from ..report import Report
+from ..health import backup_view
+from ..health.backups_seen import Seen, Told, place, seen
+from ..health.observed import ClusterHealth
+from ..operations.operations import Operation
+from ..operations.progress import End, Step
+from ..orchestration.fleet import Answer, Failed, Fleet
+from ..orchestration.report import Report
 from ..server import Master
 
 CHECK_S = 600.0

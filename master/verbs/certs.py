@@ -9,7 +9,7 @@ from typing import Any
 from ...common.cluster import Cluster
 from ...common.errors import UserError
 from ..control import Arguments, Request
-from ..progress import End
+from ..operations.progress import End
 from ..server import Master
 
 

@@ -8,16 +8,18 @@ from typing import Any
 
 from ...common.cluster import Cluster
 from ...common.errors import Refused, UserError
-from .. import drift, inventory, limits
+from ..backups.restore_notes import NOTE
+from ..bus import limits
 from ..control import Arguments, Request
-from ..drifting import MENDING
-from ..health import finding_view, view
-from ..observed import Finding
-from ..operations import Operation
-from ..plan_file import Expected
-from ..progress import End, Note
-from ..restore_notes import NOTE
-from ..rollout import Rollout
+from ..definition import inventory
+from ..health.health import finding_view, view
+from ..health.observed import Finding
+from ..operations.operations import Operation
+from ..operations.progress import End, Note
+from ..rollout import drift
+from ..rollout.drifting import MENDING
+from ..rollout.plan_file import Expected
+from ..rollout.rollout import Rollout
 from ..server import Master
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from ...common.errors import Refused, UserError
 from ...common.results import Outcome
-from .. import jobs
+from ..adhoc.runs import RunRequest, tally
+from ..bus.flights import Flight, Output, is_last
+from ..bus.following import SILENT
 from ..control import Arguments, Request
-from ..fleet import output
-from ..flights import Flight, Output, is_last
-from ..following import SILENT
-from ..progress import End, NodeDone, Note
-from ..progress import Output as OutputLine
-from ..runs import RunRequest, tally
+from ..operations.progress import End, NodeDone, Note
+from ..operations.progress import Output as OutputLine
+from ..orchestration.fleet import output
 from ..server import Master
+from ..store import transitions
 from ..store.operations import OperationJob, OperationRow
 from . import clusters
 from .run import begin
@@ -138,10 +138,10 @@ async def _again(
 ) -> AsyncIterator[Any]:
     """On these nodes, but never beside a job of the same run that is still open."""
     for node in nodes:
-        if states.get(node) in jobs.OPEN:
+        if states.get(node) in transitions.OPEN:
             text = f"{node} is left out: its job is still {states[node]}; see: pgha-master jobs show {row.id}"
             yield Note(level="warning", text=text)
-    nodes = [node for node in nodes if states.get(node) not in jobs.OPEN]
+    nodes = [node for node in nodes if states.get(node) not in transitions.OPEN]
     if not nodes:
         yield End(message=f"{row.id}: there is no node left to run it on")
         return
@@ -159,7 +159,7 @@ async def _and_since(master: Master, identity: str, lines: AsyncIterator[Any]) -
             continue
         if isinstance(line, OutputLine):
             told[line.node] += 1
-        elif isinstance(line, NodeDone) and line.state in (*jobs.OPEN, "unknown"):
+        elif isinstance(line, NodeDone) and line.state in (*transitions.OPEN, "unknown"):
             silent.add(line.node)
         yield line
     for job in await _newest(master, identity) if silent else ():

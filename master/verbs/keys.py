@@ -10,9 +10,9 @@ from pydantic import Field
 
 from ...common.errors import HostError
 from ...common.keys import fingerprint, public_from_text
+from ..bus.enrolment import token_secret
 from ..control import Arguments, Request
-from ..enrolment import token_secret
-from ..progress import End
+from ..operations.progress import End
 from ..server import Master
 
 ROTATE_S = 30.0  # a minion makes a key, connects again, and says HELLO

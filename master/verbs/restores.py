@@ -8,21 +8,21 @@ from typing import Any
 from ...common.cluster import Cluster
 from ...common.errors import Refused, UserError
 from ...states.backups.driver import TargetKind
-from .. import inventory
-from ..backing import Backing
+from ..backups.backing import Backing
+from ..backups.reinit import Reinit
+from ..backups.restore_order import RESUME, Wanted
+from ..backups.restore_window import window
+from ..backups.restoring import Restoring
 from ..control import Arguments, Request
-from ..fleet import Failed, Fleet
-from ..gatekeeper import Gatekeeper
-from ..operations import Operation
-from ..progress import End
-from ..reinit import Reinit
-from ..report import Report
-from ..restore_order import RESUME, Wanted
-from ..restore_window import window
-from ..restoring import Restoring
-from ..rollout import Rollout
+from ..definition import inventory
+from ..operations.operations import Operation
+from ..operations.progress import End
+from ..orchestration.fleet import Failed, Fleet
+from ..orchestration.gatekeeper import Gatekeeper
+from ..orchestration.report import Report
+from ..orchestration.stages import has_no_data
+from ..rollout.rollout import Rollout
 from ..server import Master
-from ..stages import has_no_data
 
 
 class Restore(Arguments):

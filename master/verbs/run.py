@@ -10,13 +10,14 @@ from pydantic import Field
 
 from ...common.errors import UserError
 from ...common.functions import FUNCTIONS, Function, find, public
-from .. import installer, targeting
+from ..adhoc.runs import Run, RunRequest
 from ..control import Arguments, Request
-from ..operations import Operation
-from ..progress import End
-from ..runs import Run, RunRequest
+from ..operations.operations import Operation
+from ..operations.progress import End
 from ..server import Master
-from ..targets import match
+from ..ssh import installer
+from ..targeting import targeting
+from ..targeting.targets import match
 
 EXIT_EMPTY = 5
 MAX_TIMEOUT_S = 7 * 86400.0

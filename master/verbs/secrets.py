@@ -9,7 +9,7 @@ from typing import Any
 from ...common.errors import Refused, UserError
 from ...common.secret import Secret
 from ..control import Arguments, Request
-from ..progress import End
+from ..operations.progress import End
 from ..server import Master
 
 log = logging.getLogger("pgha.secrets")

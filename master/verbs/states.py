@@ -10,12 +10,12 @@ from ...common.errors import UserError
 from ...common.settings import nearest
 from ...states.catalog import DOCUMENTS
 from ...states.kinds import encode_redacted
-from .. import inventory
 from ..control import Arguments, Request
-from ..progress import End
+from ..definition import inventory
+from ..operations.progress import End
 from ..server import Master
-from ..targeting import of_cluster
-from ..userstates import UserStates
+from ..targeting.targeting import of_cluster
+from ..userstates.states import UserStates
 
 
 class Shown(Arguments):

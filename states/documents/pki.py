@@ -4,7 +4,7 @@ Where it differs, and why:
 - A private key is made on the node that uses it and never travels; the guide makes all of them on one machine.
 - Each service has its own folder and group: the guide's `root:root` 0600 keys can be read by no service.
 - One certificate per node and purpose instead of a shared one, with every name under which it is reached.
-- PostgreSQL's clients have an authority of their own, see `master/authority.py`.
+- PostgreSQL's clients have an authority of their own, see `master/keeping/authority.py`.
 """
 
 from __future__ import annotations

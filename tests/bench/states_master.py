@@ -13,9 +13,9 @@ from typing import Any
 from pgha.common.paths import Paths
 from pgha.master.control import Arguments, Request
 from pgha.master.daemon import serve
-from pgha.master.fleet import Fleet
-from pgha.master.operations import Operation
-from pgha.master.progress import End
+from pgha.master.operations.operations import Operation
+from pgha.master.operations.progress import End
+from pgha.master.orchestration.fleet import Fleet
 from pgha.master.server import Master
 from pgha.master.verbs import VERBS
 from pgha.tests.bench.converging import DOCUMENT, files

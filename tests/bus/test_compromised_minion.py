@@ -42,8 +42,8 @@ from pgha.common.messages import (
 from pgha.common.names import new_job_id
 from pgha.common.paths import Paths
 from pgha.common.telemetry import Sample
+from pgha.master.keeping.vault import Vault
 from pgha.master.setup import master_key_path
-from pgha.master.vault import Vault
 from pgha.minion.survey import survey
 from pgha.tests.bus.conftest import Master, Stranger, until
 from pgha.tests.bus.fuzz import Frames, Others, hostile

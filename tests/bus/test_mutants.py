@@ -43,7 +43,7 @@ MUTANTS = {
         (JOURNAL, "-k", "interrupted_once"),
     ),
     "ACK before the commit": Mutant(
-        "master/intake.py",
+        "master/bus/intake.py",
         "            future.add_done_callback(partial(self._kept, arrivals",
         "            for one in arrivals:\n"
         "                self._exchange.send(one.peer, Ack(epoch=one.piece.epoch, seq=one.events[-1].seq))\n"

@@ -111,7 +111,7 @@ def test_with_a_key_of_his_own_the_thief_has_a_master_without_secrets_and_the_to
     stolen: Stolen, nursery: Nursery
 ) -> None:
     """He can have a vault of his own: nothing of the old one opens, and no token that was given out is one there."""
-    from pgha.master.vault import create_key
+    from pgha.master.keeping.vault import create_key
 
     create_key(stolen.image / stolen.key.relative_to(stolen.site.master.root))
     thief = stolen.site.master

@@ -17,8 +17,8 @@ from pgha.common.codec import decode, encode
 from pgha.common.keys import KeyPair, fingerprint, load_or_create, new_key_pair, public_from_text
 from pgha.common.messages import FROM_MINION, TO_MINION, TO_STRANGER, Enrol, Enrolled, Message
 from pgha.common.paths import Paths
-from pgha.master import knocks
-from pgha.master.enrolment import PENDING_CAP, PER_ADDRESS
+from pgha.master.bus import knocks
+from pgha.master.bus.enrolment import PENDING_CAP, PER_ADDRESS
 from pgha.minion.enrol import ask as knock_as_a_minion
 from pgha.minion.enrol import token_proof
 from pgha.minion.settings import MinionPaths, Settings

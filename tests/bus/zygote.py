@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pgha.common import failpoint
 from pgha.common.paths import Paths
-from pgha.master import daemon, ledger, verbs  # noqa: F401 - imported so that no child has to
+from pgha.master import daemon, verbs  # noqa: F401 - imported so that no child has to
+from pgha.master.bus import ledger
 from pgha.master.setup import load_settings  # noqa: F401 - as above
 from pgha.minion import agent, apt, cli, greeting, host, journal, settings, telemetry, trust, worker  # noqa: F401 - as above
 from pgha.minion.functions import upgrade  # noqa: F401 - as above

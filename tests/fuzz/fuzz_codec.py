@@ -17,8 +17,9 @@ from pgha.common.codec import decode, encode
 from pgha.common.errors import BusError
 from pgha.common.messages import FROM_MINION, FROM_STRANGER, TO_MINION, TO_STRANGER, Event
 from pgha.common.results import Outcome
-from pgha.master import flights, jobs
-from pgha.master.flights import read_event, read_json
+from pgha.master.bus import flights
+from pgha.master.bus.flights import read_event, read_json
+from pgha.master.store import transitions
 
 ALL = (*FROM_MINION, *FROM_STRANGER, *TO_MINION, *TO_STRANGER)
 KINDS = ("started", "res", "out", "done", "interrupted", "cancelled", "expired")
@@ -45,7 +46,7 @@ def event_of(kind: str, body: bytes) -> None:
     event = Event.model_validate({"epoch": "e", "seq": 1, "jid": JID, "att": 1, "kind": kind, "body": body})
     try:
         text, news = read_event(event)
-        word = jobs.arrived(kind, body)
+        word = transitions.arrived(kind, body)
     except (BusError, ValueError):
         return
     text.encode()
@@ -63,7 +64,7 @@ def answer_of(body: bytes) -> None:
 
 def main() -> None:
     atheris = importlib.import_module("atheris")  # only `make fuzz` has it
-    for module in (codec, flights, jobs):
+    for module in (codec, flights, transitions):
         for value in vars(module).values():
             if isinstance(value, FunctionType) and value.__module__ == module.__name__:
                 atheris.instrument_func(value)

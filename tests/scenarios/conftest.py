@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from pgha.common.results import Status
-from pgha.master.progress import End, Gate, Note, Plan, Resource, Step
-from pgha.master.simulated import World
-from pgha.master.simulation import Simulation
-from pgha.master.testing import three_nodes
+from pgha.master.operations.progress import End, Gate, Note, Plan, Resource, Step
+from pgha.master.simulation.simulated import World
+from pgha.master.simulation.simulation import Simulation
+from pgha.master.simulation.testing import three_nodes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

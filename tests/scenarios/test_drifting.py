@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pgha.master.simulation import Simulation
-from pgha.master.testing import three_nodes
+from pgha.master.simulation.simulation import Simulation
+from pgha.master.simulation.testing import three_nodes
 
 CONFIG = "/etc/haproxy/haproxy.cfg"
 

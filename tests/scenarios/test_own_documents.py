@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from pgha.common.results import Status
-from pgha.master.plan_file import Expected
-from pgha.master.progress import End, Note, Plan, Resource, Step
-from pgha.master.simulation import Simulation
-from pgha.master.testing import three_nodes
-from pgha.master.userfolder import discover
+from pgha.master.operations.progress import End, Note, Plan, Resource, Step
+from pgha.master.rollout.plan_file import Expected
+from pgha.master.simulation.simulation import Simulation
+from pgha.master.simulation.testing import three_nodes
+from pgha.master.userstates.folder import discover
 from pgha.states.system import UnitFacts
 
 NODES = ["pg-node1", "pg-node2", "witness-node"]

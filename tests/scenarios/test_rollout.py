@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.results import Status
-from pgha.master.plan_file import Expected
-from pgha.master.progress import End, Gate, Note, Plan, Resource, Step
-from pgha.master.simulated import World, bare_facts
-from pgha.master.simulation import SimulatedHub, Simulation
-from pgha.master.testing import three_nodes
+from pgha.master.operations.progress import End, Gate, Note, Plan, Resource, Step
+from pgha.master.rollout.plan_file import Expected
+from pgha.master.simulation.simulated import World, bare_facts
+from pgha.master.simulation.simulation import SimulatedHub, Simulation
+from pgha.master.simulation.testing import three_nodes
 
 Compare = Callable[[str, str], None]
 Narrate = Callable[[Iterable[Any]], str]

@@ -9,8 +9,8 @@ import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.facts import HostFacts
 from pgha.common.secret import Secret
-from pgha.master import references
-from pgha.master.authority import Authority
+from pgha.master.definition import references
+from pgha.master.keeping.authority import Authority
 from pgha.states.catalog import secrets
 from pgha.states.document import Context
 

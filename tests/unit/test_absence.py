@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
-from pgha.master.absence import AUTHORITIES, after_plan, before_plan, remaining
-from pgha.master.gates import OPEN, Closed, cluster_steady, etcd_healthy, one_writer_up, replica_backend_up
-from pgha.master.observed import ClusterHealth
-from pgha.master.replacement import Replacement
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.health.gates import OPEN, Closed, cluster_steady, etcd_healthy, one_writer_up, replica_backend_up
+from pgha.master.health.observed import ClusterHealth
+from pgha.master.orchestration.absence import AUTHORITIES, after_plan, before_plan, remaining
+from pgha.master.orchestration.replacement import Replacement
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 CLUSTER = three_nodes()
 LOST = Replacement("pg-node2", "2", "https://10.77.2.12:2380", "pg-node1")

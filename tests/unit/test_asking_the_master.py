@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from pgha.common.errors import ActionFailed, HostError
 from pgha.common.messages import BLOB_BYTES, CHUNK_BYTES, FETCH_WINDOW, Chunk, Fetch, Sign, Signed
-from pgha.master.peers import Budget, cost
+from pgha.master.bus.peers import Budget, cost
 from pgha.minion import blobs, certifier
 from pgha.minion.blobs import Fetcher
 from pgha.minion.certifier import Certifier

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 from pgha.common.errors import UserError
-from pgha.master import audit
-from pgha.master.audit import Verdict, told
+from pgha.master.keeping import audit
+from pgha.master.keeping.audit import Verdict, told
 from pgha.master.store import Store
 from pgha.master.verbs.audit import noted
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pgha.common.cluster import Cluster
 from pgha.common.errors import HostError, UserError
-from pgha.master.authority import Authority
+from pgha.master.keeping.authority import Authority
 from pgha.states.certificates import CertificateSpec, certificate, certificates
 
 CLUSTER = Cluster.model_validate(

@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.results import Outcome
-from pgha.master import backing, drilling
-from pgha.master.backing import Backing, size
-from pgha.master.drilling import Drilling
-from pgha.master.fleet import Answer, Failed, Fleet
-from pgha.master.report import Report
-from pgha.master.seams import Headquarters
+from pgha.master.backups import backing, drilling
+from pgha.master.backups.backing import Backing, size
+from pgha.master.backups.drilling import Drilling
+from pgha.master.orchestration.fleet import Answer, Failed, Fleet
+from pgha.master.orchestration.report import Report
+from pgha.master.orchestration.seams import Headquarters
 
 NODES = [
     {"name": "a", "address": "10.0.0.1"},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pgha.common.errors import UserError
-from pgha.master.batches import Limits, Next, Over, Seen, Start, Stop, Wait, following, limits, planned
+from pgha.master.adhoc.batches import Limits, Next, Over, Seen, Start, Stop, Wait, following, limits, planned
 
 ABC = ("a", "b", "c", "d", "e")
 

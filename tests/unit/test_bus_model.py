@@ -23,8 +23,7 @@ from pgha.common.messages import Accept, Ack, Event, Job, Lost, Message, Refuse,
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer, Verifier
 from pgha.common.sqlite import Connection, open_database
-from pgha.master import jobs
-from pgha.master.store import EventRow, JobRow, Piece
+from pgha.master.store import EventRow, JobRow, Piece, transitions
 from pgha.master.store.jobs import Jobs
 from pgha.master.store.schema import STEPS
 from pgha.minion.journal import Journal
@@ -255,7 +254,7 @@ class Bus(RuleBasedStateMachine):
         self.line = None
         self.store = StoreNow(self.folder / "pgha.db")
 
-    # ---- as `master/intake.py` does it
+    # ---- as `master/bus/intake.py` does it
 
     def hear(self, message: Message) -> None:
         if isinstance(message, Accept):
@@ -264,7 +263,7 @@ class Bus(RuleBasedStateMachine):
         elif isinstance(message, Event):
             if self.line is not None and message.seq > self.line.settle_at:
                 self.know(message.jid)
-            word = jobs.arrived(message.kind, message.body)
+            word = transitions.arrived(message.kind, message.body)
             row = EventRow(message.seq, message.jid, 1, message.kind, message.body.decode(), word)
             kept: Any = self.store.add_pieces([Piece("n1", message.epoch, [row])], 1.0)
             high = kept.value[0].hw

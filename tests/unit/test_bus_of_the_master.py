@@ -15,17 +15,17 @@ from pgha.common.messages import Event, Fetch, Message, NextKey, Running
 from pgha.common.names import new_job_id
 from pgha.common.signing import Signer
 from pgha.master import resumption
-from pgha.master.blobs import Blobs
-from pgha.master.credit import ALL, ALL_BYTES, LEAST_BYTES, Credits
-from pgha.master.flights import WORD_BYTES, Document, Flight, Flights, read_event
-from pgha.master.hub import Hub
-from pgha.master.intake import Intake
-from pgha.master.ledger import AWAY_S, LONGEST_S, OVERDUE_S, Ledger
-from pgha.master.operations import Operations
-from pgha.master.peers import Peer
-from pgha.master.rotation import KeyFiles, Rotation
-from pgha.master.runs import RunRequest
-from pgha.master.simulation import LoopClock, play
+from pgha.master.adhoc.runs import RunRequest
+from pgha.master.bus.blobs import Blobs
+from pgha.master.bus.credit import ALL, ALL_BYTES, LEAST_BYTES, Credits
+from pgha.master.bus.flights import WORD_BYTES, Document, Flight, Flights, read_event
+from pgha.master.bus.hub import Hub
+from pgha.master.bus.intake import Intake
+from pgha.master.bus.ledger import AWAY_S, LONGEST_S, OVERDUE_S, Ledger
+from pgha.master.bus.peers import Peer
+from pgha.master.bus.rotation import KeyFiles, Rotation
+from pgha.master.operations.operations import Operations
+from pgha.master.simulation.simulation import LoopClock, play
 from pgha.master.store import MinionRow, Store
 
 T = TypeVar("T")
@@ -416,7 +416,7 @@ def test_a_crash_while_new_keys_are_put_in_place_leaves_one_pair_of_them(
             raise OSError(28, "No space left on device")
         done.append(path.replace(to))
 
-    monkeypatch.setattr("pgha.master.rotation.rename", dies)
+    monkeypatch.setattr("pgha.master.bus.rotation.rename", dies)
 
     async def finish(store: Store) -> str:
         return await rotation_of(tmp_path, store)[0].finish(force=True)

@@ -20,7 +20,7 @@ from pgha.master.cli.client import reason
 from pgha.master.cli.main import COMMANDS, cli
 from pgha.master.cli.show_jobs import shortest
 from pgha.master.cli.transfer import PIECE_BYTES
-from pgha.master.progress import End, Gate, NodeDone, NodePlan, Note, Output, Plan, Resource, Started, Step
+from pgha.master.operations.progress import End, Gate, NodeDone, NodePlan, Note, Output, Plan, Resource, Started, Step
 from pydantic import BaseModel
 
 GOOD = """\

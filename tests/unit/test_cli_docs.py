@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pgha.common.cluster import RTO_TIMERS, Cluster, Node
 from pgha.common.settings import known_keys
-from pgha.master import inventory, rules, rules_backup
 from pgha.master.cli import exits
 from pgha.master.cli.main import COMMANDS
+from pgha.master.definition import inventory, rules, rules_backup
 
 ROOT = Path(exits.__file__).parents[2]
 REFERENCE = ROOT / "docs/reference"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from pgha.common.errors import DefinitionError, Problem
-from pgha.master import inventory
 from pgha.master.cli.masking import cover, moved, secret_spans
 from pgha.master.cli.screen import Look, render_problems
+from pgha.master.definition import inventory
 
 HEAD = "schema: pgha/v1\ncluster: prod\n"
 SECRETS = ("hunter2", "geheim", "Tops3cret", "AKIAxyz")

@@ -11,7 +11,7 @@ from pgha.master.cli.follow import Follower, event
 from pgha.master.cli.screen import ColourChoice, Look, Terminal, duration, look, render_problems, size, table
 from pgha.master.cli.show_plan import render_plan, sign
 from pgha.master.cli.show_status import render_status
-from pgha.master.progress import End, Gate, NodePlan, Plan, Step
+from pgha.master.operations.progress import End, Gate, NodePlan, Plan, Step
 
 
 def test_colour_needs_a_terminal() -> None:

@@ -14,7 +14,7 @@ from pgha.common.telemetry import (
     PatroniSample,
     Sample,
 )
-from pgha.master.comparisons import MEASURES, SIGNS, Known, amount, check_sign, comparison, measure, version
+from pgha.master.targeting.comparisons import MEASURES, SIGNS, Known, amount, check_sign, comparison, measure, version
 
 DAY = 86400
 FACTS = HostFacts(

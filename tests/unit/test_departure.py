@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.results import ChangeView, ResourceResult, Status
-from pgha.master.departure import departures, problems
-from pgha.master.progress import NodePlan, Plan, destroying
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.operations.progress import NodePlan, Plan, destroying
+from pgha.master.rollout.departure import departures, problems
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 NODES = [
     {"name": f"node{number}", "address": f"10.77.{number}.1", "role": role}

@@ -8,7 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pgha.master.disruption import STACK, taken_down, unit
+from pgha.master.adhoc.disruption import STACK, taken_down, unit
 
 
 @pytest.mark.parametrize(

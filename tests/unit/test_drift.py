@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pgha.common.cluster import Override, Policy, Reconcile
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
-from pgha.master import drift
-from pgha.master.drift import Difference, Drift
-from pgha.master.progress import NodePlan, Plan
+from pgha.master.operations.progress import NodePlan, Plan
+from pgha.master.rollout import drift
+from pgha.master.rollout.drift import Difference, Drift
 from pgha.minion.watched import Watched
 
 RELOAD = Disruption(impact=Impact.RELOAD, unit="haproxy")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from pgha.common.keys import new_key_pair, public_text
 from pgha.common.messages import Enrol
-from pgha.master.enrolment import PENDING_CAP, Decision, Token, decide
+from pgha.master.bus.enrolment import PENDING_CAP, Decision, Token, decide
 from pgha.master.store import MinionRow
 from pgha.minion.enrol import token_proof
 

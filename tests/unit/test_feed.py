@@ -9,8 +9,8 @@ import pytest
 from pgha.common.codec import decode
 from pgha.common.errors import UserError
 from pgha.common.messages import CHUNK_BYTES, FETCH_WINDOW, TO_MINION, Chunk, Fetch
-from pgha.master.feed import Feed
-from pgha.master.peers import Peer
+from pgha.master.bus.feed import Feed
+from pgha.master.bus.peers import Peer
 
 BLOB, DOCUMENT = "b" * 64, "d" * 64
 WHOLE = b"x" * (3 * CHUNK_BYTES + 5)

@@ -16,11 +16,11 @@ from pgha.common.telemetry_backup import (
     DrillSample,
     RepositorySample,
 )
-from pgha.master.backup_view import sets, view
-from pgha.master.gates import OPEN, Closed
-from pgha.master.gates_backup import backed_up
-from pgha.master.observed import ClusterHealth
-from pgha.master.testing import UNIX, FakeCluster, three_nodes
+from pgha.master.health.backup_view import sets, view
+from pgha.master.health.gates import OPEN, Closed
+from pgha.master.health.gates_backup import backed_up
+from pgha.master.health.observed import ClusterHealth
+from pgha.master.simulation.testing import UNIX, FakeCluster, three_nodes
 from pgha.master.verbs.backups import checks, reads
 
 HOUR, DAY = 3600.0, 86400.0

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from pgha.common.messages import Job
 from pgha.common.names import new_job_id
 from pgha.common.results import Outcome
-from pgha.master.flights import Flight, News, Output
-from pgha.master.following import SILENT, Following
+from pgha.master.bus.flights import Flight, News, Output
+from pgha.master.bus.following import SILENT, Following
 
 END = Outcome(ok=True)
 LINE = Output("stdout", "a line")

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
-from pgha.master.foresight import Intended, held_up
-from pgha.master.stages import STAGES
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.orchestration.stages import STAGES
+from pgha.master.rollout.foresight import Intended, held_up
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 CLUSTER = three_nodes()
 NODES = tuple(node.name for node in CLUSTER.nodes)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from pgha.common.telemetry import EtcdMember, PatroniMember
-from pgha.master.gates import (
+from pgha.master.health.gates import (
     OPEN,
     Closed,
     Gate,
@@ -23,7 +23,7 @@ from pgha.master.gates import (
     replicas_streaming,
     takeover_ready,
 )
-from pgha.master.testing import WAL, FakeCluster, three_nodes
+from pgha.master.simulation.testing import WAL, FakeCluster, three_nodes
 
 NODES = ("pg-node1", "pg-node2", "witness-node")
 MIB = 1024**2

@@ -12,8 +12,8 @@ from pgha.common.cluster import Cluster
 from pgha.common.errors import UserError
 from pgha.common.functions import FUNCTIONS
 from pgha.common.telemetry import EtcdMember
-from pgha.master.guards import disrupted, refuse, steady
-from pgha.master.testing import FakeCluster
+from pgha.master.adhoc.guards import disrupted, refuse, steady
+from pgha.master.simulation.testing import FakeCluster
 
 P1, P2, W = "pg-node1", "pg-node2", "witness-node"
 ALL = (P1, P2, W)

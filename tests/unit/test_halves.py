@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pgha.common.errors import HostError
 from pgha.common.results import Outcome
-from pgha.master.exchange import halves, told
-from pgha.master.fleet import Answer
-from pgha.master.testing import three_nodes
+from pgha.master.orchestration.fleet import Answer
+from pgha.master.rollout.exchange import halves, told
+from pgha.master.simulation.testing import three_nodes
 from pgha.states.halves import KEY, PublicHalf, look
 from pgha.states.resources.ssh import PUBLIC_HALF
 from pgha.states.simulated import public_key

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from pgha.common.telemetry import CertificateSample, EtcdMember, PatroniMember
-from pgha.master.health import ClusterHealth, view
-from pgha.master.testing import UNIX, WAL, FakeCluster, three_nodes
+from pgha.master.health.health import ClusterHealth, view
+from pgha.master.simulation.testing import UNIX, WAL, FakeCluster, three_nodes
 
 
 def texts(health: ClusterHealth, severity: str = "") -> list[str]:

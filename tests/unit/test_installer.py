@@ -24,13 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pgha.common import wheel
 from pgha.common.errors import UserError
-from pgha.master import installer, ssh
 from pgha.master.cli.main import cli
-from pgha.master.progress import End
-from pgha.master.ssh import NOT_REACHED, Access
+from pgha.master.operations.progress import End
+from pgha.master.ssh import installer, ssh
+from pgha.master.ssh.ssh import NOT_REACHED, Access
 
-ROOT = Path(installer.__file__).resolve().parents[1]
-SCRIPT = ROOT / "master/install.sh"
+ROOT = Path(installer.__file__).resolve().parents[2]
+SCRIPT = ROOT / "master/ssh/install.sh"
 OWN = wheel.installed()
 
 
@@ -55,7 +55,7 @@ def rewritten(data: bytes, change: dict[str, bytes | None]) -> bytes:
 def test_the_wheel_holds_the_product_and_nothing_of_the_checkout_around_it() -> None:
     rooms = [path for room in ("common", "states", "minion", "master") for path in (ROOT / room).rglob("*.py")]
     wanted = {f"pgha/{path.relative_to(ROOT)}" for path in rooms} | {"pgha/__init__.py", "pgha/py.typed"}
-    wanted |= {"pgha/minion/pgha-minion.service", "pgha/master/pgha-master.service", "pgha/master/install.sh"}
+    wanted |= {"pgha/minion/pgha-minion.service", "pgha/master/pgha-master.service", "pgha/master/ssh/install.sh"}
     assert {name for name in names(OWN.data) if not name.startswith("pgha-")} == wanted
 
 

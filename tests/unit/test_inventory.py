@@ -9,7 +9,7 @@ import pytest
 from pgha.common.cluster import Cluster, Role
 from pgha.common.errors import DefinitionError, Problem, UserError
 from pgha.common.yamltext import read_file
-from pgha.master import inventory, parameters
+from pgha.master.definition import inventory, parameters
 
 TODAY = date(2026, 11, 22)
 

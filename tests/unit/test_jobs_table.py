@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pgha.master.jobs import ENDED, MOVABLE, OPEN, arrived, step
+from pgha.master.store.transitions import ENDED, MOVABLE, OPEN, arrived, step
 
 NEWS = (
     *("accept", "refuse", "deadline", "overdue", "absent", "withdrawn", "started"),

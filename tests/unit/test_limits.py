@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from pgha.master.limits import Descriptors, Watch, alarmed, full, look, scarce, take_all
+from pgha.master.bus.limits import Descriptors, Watch, alarmed, full, look, scarce, take_all
 
 
 def seen(used: int, limit: int = 1000, most: int = 100_000) -> Descriptors:

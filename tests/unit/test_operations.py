@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from pgha.common.errors import DefinitionError, HostError, Problem, Refused, UserError
-from pgha.master.operation import KEPT_LINES, UNSAVED
-from pgha.master.operations import Operation, Operations
-from pgha.master.progress import End, Note, Output, Started
-from pgha.master.simulation import LoopClock, MemoryStore, play
+from pgha.master.operations.operation import KEPT_LINES, UNSAVED
+from pgha.master.operations.operations import Operation, Operations
+from pgha.master.operations.progress import End, Note, Output, Started
+from pgha.master.simulation.simulation import LoopClock, MemoryStore, play
 
 Work = Callable[[Operation], Awaitable[End]]
 

@@ -12,14 +12,14 @@ from typing import TypeVar
 import pytest
 from pgha.common.errors import UserError
 from pgha.master import resumption
-from pgha.master.blobs import Blobs
-from pgha.master.flights import Flight
-from pgha.master.operations import LINE
-from pgha.master.progress import End, NodeDone, Note, Output, Started
-from pgha.master.runs import RunRequest
-from pgha.master.simulation import LoopClock, play
+from pgha.master.adhoc.runs import RunRequest
+from pgha.master.adhoc.uploads import MOST, STALE_S, Uploads
+from pgha.master.bus.blobs import Blobs
+from pgha.master.bus.flights import Flight
+from pgha.master.operations.operations import LINE
+from pgha.master.operations.progress import End, NodeDone, Note, Output, Started
+from pgha.master.simulation.simulation import LoopClock, play
 from pgha.master.store import Store
-from pgha.master.uploads import MOST, STALE_S, Uploads
 from pydantic import BaseModel
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pgha.common.errors import UserError
 from pgha.common.results import ChangeView, ResourceResult, Status
-from pgha.master.plan_file import Expected, PlanFile, read, stale, write
-from pgha.master.progress import NodePlan, Plan
+from pgha.master.operations.progress import NodePlan, Plan
+from pgha.master.rollout.plan_file import Expected, PlanFile, read, stale, write
 
 OWNER = ChangeView(what="owner", before="bob:bob", after="root:root")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from pgha.common.facts import HostFacts
-from pgha.master import preflight
-from pgha.master.simulated import bare_facts
+from pgha.master.rollout import preflight
+from pgha.master.simulation.simulated import bare_facts
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 from pgha.master.store import MinionRow
-from pgha.master.testing import FakeCluster, three_nodes
 
 CLUSTER = three_nodes()
 NODES = [node.name for node in CLUSTER.nodes]

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pgha.common.errors import HostError
 from pgha.common.telemetry import TEXT_LIMIT, EtcdSample, HaproxySample, PatroniSample, Sample
-from pgha.master.simulated import bare_facts
-from pgha.master.testing import three_nodes
+from pgha.master.simulation.simulated import bare_facts
+from pgha.master.simulation.testing import three_nodes
 from pgha.minion.probes import certificates, etcd, haproxy, host, patroni, units
 from pgha.minion.telemetry import SLOW_EVERY, Sampler, changed
 from pgha.states.document import Context

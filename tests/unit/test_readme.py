@@ -15,8 +15,8 @@ from pgha.common.paths import Paths
 from pgha.common.results import ChangeView, Disruption, ResourceResult
 from pgha.master import setup
 from pgha.master.cli.main import cli
-from pgha.master.progress import NodePlan, Plan
-from pgha.master.stages import STAGES
+from pgha.master.operations.progress import NodePlan, Plan
+from pgha.master.orchestration.stages import STAGES
 from pgha.minion.cli import main as minion
 from pgha.minion.settings import MinionPaths
 from pgha.states.catalog import DOCUMENTS
@@ -136,7 +136,7 @@ def test_what_the_demo_says_to_try_next_can_be_typed() -> None:
 
 
 def test_the_demos_definition_is_valid_without_a_warning() -> None:
-    from pgha.master import inventory
+    from pgha.master.definition import inventory
 
     nodes = plan.place(plan.default_nodes(3), 77)
     cluster, warnings = inventory.load("prod.yml", demo.definition(77, nodes))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.errors import UserError
-from pgha.master import references
+from pgha.master.definition import references
 
 NODES = [{"name": "a", "address": "10.0.0.1"}]
 

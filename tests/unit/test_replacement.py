@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from pgha.common.telemetry import EtcdMember
-from pgha.master.replacement import Replacement, replacement
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.orchestration.replacement import Replacement, replacement
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 URL = "https://10.77.3.13:2380"
 NODES = ("pg-node1", "pg-node2", "witness-node")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pgha.common.results import ChangeView, ResourceResult, Status
 from pgha.common.telemetry import PendingSetting
-from pgha.master import restarts
-from pgha.master.restarts import Asked, Restart, Switchover, course, foreseen, heir_of, shrinking, will_shrink
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.rollout import restarts
+from pgha.master.rollout.restarts import Asked, Restart, Switchover, course, foreseen, heir_of, shrinking, will_shrink
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 from pgha.states.resources.patroni import PENDING
 
 DATA = ("pg-node1", "pg-node2")

@@ -13,13 +13,13 @@ from pgha.common.clock import moment
 from pgha.common.cluster import Cluster
 from pgha.common.results import Outcome
 from pgha.common.telemetry_backup import SET_LIMIT, BackupSet, RepositorySample
-from pgha.master import backing, restore_choice, restoring
-from pgha.master.fleet import Answer, Failed, Fleet
-from pgha.master.gatekeeper import Gatekeeper
-from pgha.master.report import Report
-from pgha.master.restore_order import RESUME, Wanted
-from pgha.master.restoring import Restoring
-from pgha.master.seams import Headquarters
+from pgha.master.backups import backing, restore_choice, restoring
+from pgha.master.backups.restore_order import RESUME, Wanted
+from pgha.master.backups.restoring import Restoring
+from pgha.master.orchestration.fleet import Answer, Failed, Fleet
+from pgha.master.orchestration.gatekeeper import Gatekeeper
+from pgha.master.orchestration.report import Report
+from pgha.master.orchestration.seams import Headquarters
 
 NODES = [
     {"name": "a", "address": "10.0.0.1"},

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 from pgha.common.sqlite import Connection
-from pgha.master import audit
-from pgha.master.retention import DAY_S, NEWEST, ROWS, Forgotten, Keep, keep_tidy, report, tidy
+from pgha.master.keeping import audit
+from pgha.master.keeping.retention import DAY_S, NEWEST, ROWS, Forgotten, Keep, keep_tidy, report, tidy
 from pgha.master.store import Store
 from pydantic import ValidationError
 

@@ -14,8 +14,8 @@ from pgha.common.errors import HostError, UserError
 from pgha.common.functions import FUNCTIONS, Function, Role
 from pgha.common.paths import Paths
 from pgha.master import control, roles, setup
-from pgha.master.audit import link, told
 from pgha.master.control import Control, Request
+from pgha.master.keeping.audit import link, told
 from pgha.master.operators import Operators, Refusals
 from pgha.master.roles import Groups, NotAllowed, Operator, allows, barred, role_of
 from pgha.master.store.audit import AuditRow
@@ -233,7 +233,7 @@ def ask(path: Path, role: Role | None, *requests: str, broken: bool = False) -> 
 
     def verb(name: str) -> Callable[[Request], Any]:
         async def work(request: Request) -> Any:
-            from pgha.master.progress import End
+            from pgha.master.operations.progress import End
 
             if request.args.get("beyond"):
                 request.need("admin", "go so far")

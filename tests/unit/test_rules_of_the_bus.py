@@ -14,7 +14,7 @@ from pgha.common.errors import UserError
 from pgha.common.functions import FUNCTIONS
 from pgha.common.messages import FROM_MINION, FROM_STRANGER, OLDEST, TO_MINION, TO_STRANGER, VERSION
 from pgha.common.names import is_cluster_name, is_node_name
-from pgha.master.blobs import Blobs
+from pgha.master.bus.blobs import Blobs
 from pgha.master.setup import Settings
 from pgha.master.verbs import VERBS
 from pydantic import ValidationError
@@ -66,7 +66,7 @@ def told_apart(file: str) -> set[str]:
 
 
 def test_the_master_handles_exactly_the_messages_of_a_minion() -> None:
-    assert told_apart("master/hub.py") == {model.__name__ for model in FROM_MINION}
+    assert told_apart("master/bus/hub.py") == {model.__name__ for model in FROM_MINION}
 
 
 def test_a_minion_handles_exactly_the_messages_of_a_master() -> None:
@@ -78,7 +78,7 @@ def test_a_minion_handles_exactly_the_messages_of_a_master() -> None:
 
 
 def test_at_the_door_there_is_one_message() -> None:
-    assert told_apart("master/enrol_desk.py") == {"Enrol"}
+    assert told_apart("master/bus/enrol_desk.py") == {"Enrol"}
 
 
 def test_what_the_daemon_can_be_asked_and_a_minion_can_run_are_tables() -> None:
@@ -92,8 +92,8 @@ def test_no_attribute_is_looked_up_by_a_name_that_came_from_elsewhere() -> None:
     """`getattr(x, name)` with a name that is no constant is how a message becomes a method."""
     allowed = {
         "common/cluster.py",  # settings of Patroni by the fixed list of their names
-        "master/rules.py",  # as above, and sections of the definition
-        "master/testing.py",  # for tests
+        "master/definition/rules.py",  # as above, and sections of the definition
+        "master/simulation/testing.py",  # for tests
         "minion/functions/host.py",  # fields of a process, by a fixed list
     }
     found = set()
@@ -111,9 +111,9 @@ def test_no_attribute_is_looked_up_by_a_name_that_came_from_elsewhere() -> None:
 
 def test_who_reads_messages_opens_no_files_but_by_fixed_names() -> None:
     allowed = {
-        "master/blobs.py": "by a digest that was checked to be one; see the next test",
+        "master/bus/blobs.py": "by a digest that was checked to be one; see the next test",
         "master/setup.py": "its own settings and key files; of the messages it takes the versions",
-        "master/rotation.py": "the two key files of the master",
+        "master/bus/rotation.py": "the two key files of the master",
         "common/signing.py": "the signing key",
         "minion/enrol.py": "/etc/machine-id",
         "minion/trust.py": "the key files of the minion",
@@ -245,7 +245,7 @@ def test_what_proves_something_is_compared_in_constant_time() -> None:
                 if telling.search(text) and not any(file.startswith(a) and b in text for a, b in harmless):
                     found.add(f"{file}:{node.lineno} {ast.unparse(node)}")
     assert found == set()
-    assert "hmac.compare_digest" in (ROOT / "master/enrolment.py").read_text()
+    assert "hmac.compare_digest" in (ROOT / "master/bus/enrolment.py").read_text()
 
 
 def test_a_field_that_holds_a_secret_is_not_printed() -> None:

@@ -14,19 +14,19 @@ from pgha.common.messages import Job
 from pgha.common.names import new_job_id
 from pgha.common.results import Outcome
 from pgha.master import resumption
-from pgha.master.flights import Document, Flight, News, Output
-from pgha.master.following import Following
-from pgha.master.observed import ClusterHealth
-from pgha.master.operations import Operation, Operations
-from pgha.master.peers import Peer
-from pgha.master.progress import End, Gate, NodeDone, Started
-from pgha.master.progress import Output as Line
+from pgha.master.adhoc.runs import Run, RunRequest
+from pgha.master.bus.flights import Document, Flight, News, Output
+from pgha.master.bus.following import Following
+from pgha.master.bus.peers import Peer
+from pgha.master.health.observed import ClusterHealth
+from pgha.master.operations.operations import Operation, Operations
+from pgha.master.operations.progress import End, Gate, NodeDone, Started
+from pgha.master.operations.progress import Output as Line
 from pgha.master.resumption import Recalled
-from pgha.master.runs import Run, RunRequest
-from pgha.master.simulated import World
-from pgha.master.simulation import LoopClock, MemoryStore, SimulatedHub, Simulation, play
+from pgha.master.simulation.simulated import World
+from pgha.master.simulation.simulation import LoopClock, MemoryStore, SimulatedHub, Simulation, play
+from pgha.master.simulation.testing import three_nodes
 from pgha.master.store.operations import OperationJob, OperationRow
-from pgha.master.testing import three_nodes
 
 NAMES = ("pg-node1", "pg-node2", "witness-node")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from pgha.common.results import ChangeView, Disruption, Impact, ResourceResult, Status
 from pgha.common.telemetry import EtcdMember
-from pgha.master import gates
-from pgha.master.impact import describe
-from pgha.master.stages import (
+from pgha.master.health import gates
+from pgha.master.orchestration.stages import (
     STAGES,
     Stage,
     concerned,
@@ -19,7 +18,8 @@ from pgha.master.stages import (
     stage_waves,
     stops_writes,
 )
-from pgha.master.testing import FakeCluster
+from pgha.master.rollout.impact import describe
+from pgha.master.simulation.testing import FakeCluster
 from pgha.states import catalog
 
 NODES = ["pg-node1", "pg-node2", "witness-node"]

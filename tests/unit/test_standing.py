@@ -6,9 +6,9 @@ from typing import Any
 
 from pgha.common.cluster import Cluster
 from pgha.common.telemetry import PatroniMember, Sample
-from pgha.master.simulated import bare_facts
-from pgha.master.standing import standing
-from pgha.master.testing import FakeCluster, three_nodes
+from pgha.master.rollout.standing import standing
+from pgha.master.simulation.simulated import bare_facts
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 APPLIED = three_nodes()
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from pgha.common.secret import Secret
-from pgha.master import userpython, userstates
-from pgha.master.progress import Plan
-from pgha.master.simulated import World
-from pgha.master.simulation import Simulation
-from pgha.master.testing import three_nodes
-from pgha.master.userfolder import LASTING, discover, read
+from pgha.master.operations.progress import Plan
+from pgha.master.simulation.simulated import World
+from pgha.master.simulation.simulation import Simulation
+from pgha.master.simulation.testing import three_nodes
+from pgha.master.userstates import python as userpython
+from pgha.master.userstates import states as userstates
+from pgha.master.userstates.folder import LASTING, discover, read
 from pgha.minion import local
 from pgha.states.document import Context
 from pgha.states.placeholders import NAMES, SAMPLE
@@ -117,6 +118,6 @@ def test_every_key_and_every_lasting_measure_is_documented() -> None:
 
 def test_every_code_of_a_mistake_is_documented_and_none_else() -> None:
     sources = [ROOT / "states/statefile.py", ROOT / "states/statefields.py"]
-    sources += [ROOT / "master/userfolder.py", ROOT / "master/userstates.py"]
+    sources += [ROOT / "master/userstates/folder.py", ROOT / "master/userstates/states.py"]
     raised = {code for source in sources for code in re.findall(r'"(S\d{3})"', source.read_text())}
     assert set(re.findall(r"^\| (S\d{3}) \|", REFERENCE, re.M)) == raised

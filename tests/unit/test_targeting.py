@@ -10,10 +10,10 @@ import pytest
 from pgha.common.cluster import Cluster
 from pgha.common.facts import HostFacts
 from pgha.common.telemetry import Sample
-from pgha.master.observed import ClusterHealth
-from pgha.master.targeting import nodes
-from pgha.master.targets import ROLES, TargetNode, match
-from pgha.master.testing import WAL, FakeCluster, three_nodes
+from pgha.master.health.observed import ClusterHealth
+from pgha.master.simulation.testing import WAL, FakeCluster, three_nodes
+from pgha.master.targeting.targeting import nodes
+from pgha.master.targeting.targets import ROLES, TargetNode, match
 from pgha.states.document import Context
 
 STRANGER = "db-9"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgha.common.facts import HostFacts
 from pgha.common.telemetry import HostSample, PatroniSample, Sample
-from pgha.master.comparisons import MEASURES, Known
-from pgha.master.targets import KEYS, ROLES, TAGS, TargetError, TargetNode, match
+from pgha.master.targeting.comparisons import MEASURES, Known
+from pgha.master.targeting.targets import KEYS, ROLES, TAGS, TargetError, TargetNode, match
 
 
 def known(system: str, version: str, codename: str, *, disk: float, lag: int | None, pg: int) -> Known:

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from pgha.common.errors import DefinitionError, UserError
-from pgha.master import usercheck, userpython, userstates
 from pgha.master.cli.main import cli
-from pgha.master.testing import three_nodes
-from pgha.master.userfolder import discover
+from pgha.master.simulation import usercheck
+from pgha.master.simulation.testing import three_nodes
+from pgha.master.userstates import python as userpython
+from pgha.master.userstates import states as userstates
+from pgha.master.userstates.folder import discover
 from pgha.states.catalog import DOCUMENTS
 from pgha.states.document import Context
 from pgha.states.resources.files import File

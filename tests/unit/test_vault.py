@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pgha.common.errors import HostError, Refused, UserError
 from pgha.common.secret import Secret
-from pgha.master.vault import Vault, create_key
+from pgha.master.keeping.vault import Vault, create_key
 from pgha.master.verbs.secrets import MADE_WITH_THE_CLUSTER, refuse_what_lives_in_the_database
 
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 from pgha.common.results import Disruption, Impact
-from pgha.master.testing import FakeCluster, three_nodes
-from pgha.master.waves import waves
+from pgha.master.orchestration.waves import waves
+from pgha.master.simulation.testing import FakeCluster, three_nodes
 
 NODES = ["pg-node1", "pg-node2", "witness-node"]
 RESTART_PATRONI = Disruption(impact=Impact.RESTART, unit="patroni")

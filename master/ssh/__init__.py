@@ -1,0 +1,1 @@
+"""Putting pgha on a host that has none yet, over SSH."""

@@ -1,0 +1,1 @@
+"""Which nodes a person means: names, facts and telemetry in one expression."""
