@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgha.common.codec import BODY_LIMIT, HEADER_LIMIT, decode, encode
 from pgha.common.errors import BusError
@@ -156,7 +156,7 @@ def test_a_message_where_it_is_not_expected_is_refused(message: Message) -> None
         decode(encode(message), others)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_bytes_that_are_no_message_are_one_kind_of_error(data: list[bytes]) -> None:
     with pytest.raises(BusError):
@@ -167,7 +167,7 @@ _plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.float
 _values = _plain | st.lists(_plain, max_size=3) | st.dictionaries(st.text(max_size=3), _plain, max_size=3)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.sampled_from(ALL), st.data())
 def test_a_body_of_any_values_is_a_message_or_one_kind_of_error(model: type[Message], data: st.DataObject) -> None:
     fields = list(model.model_fields)
@@ -180,7 +180,7 @@ def test_a_body_of_any_values_is_a_message_or_one_kind_of_error(model: type[Mess
     assert set(body) <= set(fields)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.sampled_from(ONE_OF_EACH), st.integers(0, 10_000), st.integers(0, 255))
 def test_one_flipped_byte_is_a_message_or_one_kind_of_error(message: Message, at: int, byte: int) -> None:
     header, body = encode(message)

@@ -6,7 +6,7 @@ import shlex
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pgha.master.adhoc.disruption import STACK, taken_down, unit
 
@@ -205,7 +205,6 @@ reboot kill $(pidof etcd) apt-get upgrade -s patronictl prod ip link down > 2>&1
 WORDS = st.sampled_from([*PIECES.split(), "\n", ""])
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS | st.text(max_size=8), max_size=12))
 def test_whatever_is_typed_is_read_without_an_error(argv: list[str]) -> None:
     for line in (argv, ["sh", "-c", " ".join(argv)]):
@@ -218,7 +217,6 @@ AROUND = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(PLAIN, st.lists(AROUND, max_size=4))
 def test_what_stands_around_a_command_hides_nothing(plain: str, around: list[str]) -> None:
     line = plain
@@ -227,7 +225,6 @@ def test_what_stands_around_a_command_hides_nothing(plain: str, around: list[str
     assert taken_down(shlex.split(line)) == taken_down(plain.split())
 
 
-@settings(deadline=None)
 @given(PLAIN, st.sampled_from([";", "&&", "||", "|", "\n", " & "]), st.sampled_from(["true", "df -h", "cd /tmp"]))
 def test_what_stands_beside_a_command_hides_nothing(plain: str, between: str, other: str) -> None:
     for script in (f"{plain}{between}{other}", f"{other}{between}{plain}"):

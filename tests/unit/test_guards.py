@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pgha.common.cluster import Cluster
 from pgha.common.errors import UserError
@@ -397,7 +397,6 @@ def built(states: dict[str, tuple[str, str, str]], synchronous: bool) -> FakeClu
     return fake
 
 
-@settings(deadline=None)
 @given(STATES, st.booleans(), st.sets(st.sampled_from("abcde")), st.sampled_from([HOST, ETCD, PATRONI]))
 def test_what_is_allowed_leaves_what_a_cluster_lives_of(
     states: dict[str, tuple[str, str, str]], synchronous: bool, at_once: set[str], disrupts: frozenset[str]
@@ -417,7 +416,6 @@ def test_what_is_allowed_leaves_what_a_cluster_lives_of(
             assert any(node.streaming and node.name not in at_once for node in health.data_nodes)
 
 
-@settings(deadline=None)
 @given(STATES, st.booleans(), st.sets(st.sampled_from("abcde")), st.sets(st.sampled_from("abcde")))
 def test_fewer_nodes_are_never_refused_where_more_are_allowed(
     states: dict[str, tuple[str, str, str]], synchronous: bool, some: set[str], more: set[str]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pgha.common.facts import HostFacts
 from pgha.common.telemetry import HostSample, PatroniSample, Sample
@@ -224,7 +224,6 @@ ANY_TEXT = st.text() | st.lists(
 ).map("".join)
 
 
-@settings(deadline=None)
 @given(ANY_TEXT)
 def test_whatever_is_written_is_read_or_refused_with_a_position(expression: str) -> None:
     try:
@@ -284,7 +283,6 @@ def put_together(parts: st.SearchStrategy[Said]) -> st.SearchStrategy[Said]:
     )
 
 
-@settings(deadline=None)
 @given(st.recursive(TERMS, put_together, max_leaves=12))
 def test_what_is_put_together_means_what_its_parts_mean(said: Said) -> None:
     assert frozenset(match(said.text, NODES)) == said.whom
