@@ -13,7 +13,7 @@ from pgha.common.clock import moment
 from pgha.common.cluster import Cluster
 from pgha.common.results import Outcome
 from pgha.common.telemetry_backup import SET_LIMIT, BackupSet, RepositorySample
-from pgha.master.backups import backing, restore_choice, restoring
+from pgha.master.backups import backing, restore_choice, restore_nodes, restoring
 from pgha.master.backups.restore_order import RESUME, Wanted
 from pgha.master.backups.restoring import Restoring
 from pgha.master.orchestration.fleet import Answer, Failed, Fleet
@@ -158,6 +158,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoring, "POLL_S", 0.0)
+    monkeypatch.setattr(restore_nodes, "POLL_S", 0.0)
     monkeypatch.setattr(backing, "POLL_S", 0.0)
 
 
@@ -315,7 +316,7 @@ def test_a_step_that_ends_without_a_word_is_begun_again_a_few_times_only() -> No
     world._begin = lambda node, step, identity, *_: world.phases.update({node: (identity, "copying")}) or {}  # type: ignore[method-assign]
     with pytest.raises(Failed, match="ends again and again without a word"):
         over(world)
-    assert len([name for name, _ in world.calls if name == "begin"]) == 1 + restoring.TRIES
+    assert len([name for name, _ in world.calls if name == "begin"]) == 1 + restore_nodes.TRIES
 
 
 def test_why_a_restore_failed_is_told_also_when_the_cluster_does_not_come_back() -> None:
