@@ -60,6 +60,7 @@ ENVIRONMENT = {
 MAX_ANSWER = 4 * 1024 * 1024
 CHECK_S = 30.0
 SQL_S = 60.0
+BUSY_S = 1.0
 
 Signer = Callable[[str, str, str], str]
 """(cluster, certificate's name, request as PEM) -> certificate as PEM. Raises HostError when the master refuses."""
@@ -261,7 +262,12 @@ class Host:
 
     def _run(self, run: Run) -> None:
         argv = run.argv if run.user == "root" else ("runuser", "-u", run.user, "--", *run.argv)
-        said = execute(argv, run.timeout_s, run.stdin.reveal() if run.stdin else None)
+        stdin, end = run.stdin.reveal() if run.stdin else None, time.monotonic() + run.timeout_s
+        while True:
+            said = execute(argv, run.timeout_s, stdin)
+            if said.rc not in run.busy or time.monotonic() >= end:
+                break
+            time.sleep(BUSY_S)
         if said.rc != 0:
             secrets = (run.stdin,) if run.stdin else ()
             raise ActionFailed(

@@ -106,12 +106,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a program. `stdin` may hold secrets; argv never does."""
+    """Run a program. `stdin` may hold secrets; argv never does.
+
+    `busy`: exit codes that say another one is at work; it is run again until that one has ended or `timeout_s` is over.
+    """
 
     argv: tuple[str, ...]
     stdin: Secret | None = None
     user: str = "root"
     timeout_s: float = 60.0
+    busy: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

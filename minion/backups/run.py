@@ -64,7 +64,7 @@ class Runner:
             said = once(standby)
             if standby and tool.no_standby(said.rc, said.stdout, said.stderr):  # preferred, not demanded
                 said = once(False)
-        error = "" if said.rc == 0 else BUSY if tool.busy(said.rc) else tool.why(said.rc, said.stdout, said.stderr)
+        error = "" if said.rc == 0 else BUSY if said.rc in tool.busy else tool.why(said.rc, said.stdout, said.stderr)
         label = self._newest(tool, number) if said.rc == 0 else ""
         if said.rc == 0 and label == before:
             error = "the tool reports success, and no new backup is in the repository"

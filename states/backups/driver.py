@@ -50,6 +50,8 @@ class Driver(Protocol):
     """`stanza` is the tool's name for the cluster; it is the cluster's own name."""
 
     name: str
+    busy: tuple[int, ...]
+    """Exit codes of a command that gave up because another one is at work."""
 
     def packages(self) -> tuple[str, ...]: ...
 
@@ -67,10 +69,6 @@ class Driver(Protocol):
 
     def no_standby(self, rc: int, out: str, err: str) -> bool:
         """Whether a backup failed for want of a standby to copy from."""
-        ...
-
-    def busy(self, rc: int) -> bool:
-        """Whether a command gave up because another one is at work."""
         ...
 
     def restore(

@@ -16,12 +16,12 @@ BACKUPS = "/etc/pgbackrest/backups.conf"
 
 pgBackRest takes no file in which both a database and a repository are on other hosts.
 """
-HOST_CONNECT = 56
-LOCKED = 50  # exit codes. Source: pgBackRest, src/build/error/error.yaml, lock-acquire
+LOCK_ACQUIRE, HOST_CONNECT = 50, 56  # exit codes. Source: pgBackRest, src/build/error/error.yaml
 
 
 class PgBackRest:
     name = "pgbackrest"
+    busy: tuple[int, ...] = (LOCK_ACQUIRE,)
 
     def packages(self) -> tuple[str, ...]:
         return ("pgbackrest",)
@@ -48,9 +48,6 @@ class PgBackRest:
 
     def no_standby(self, rc: int, out: str, err: str) -> bool:
         return rc == HOST_CONNECT and "unable to find standby" in out + err
-
-    def busy(self, rc: int) -> bool:
-        return rc == LOCKED
 
     def restore(
         self,

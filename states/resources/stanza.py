@@ -5,7 +5,8 @@ Rules:
 2. A repository that already serves a database of the same major version with another identity holds somebody's
    backups. It is refused: to go on there would put two histories into one place.
 3. A repository that does not answer is left for the next time: it must not keep anything else from being changed.
-4. After each change the whole road is tried: a WAL segment is switched, archived and found in every repository.
+4. Who archives WAL through a host of the repository locks it there for as long; it is waited for.
+5. After each change the whole road is tried: a WAL segment is switched, archived and found in every repository.
 """
 
 from __future__ import annotations
@@ -98,4 +99,4 @@ class Stanza(Resource[StanzaFacts]):
         return next((f"repository {r.number} is {r.state}: {r.why}" for r in facts.repositories if r.state in MUTE), "")
 
     def _run(self, argv: tuple[str, ...]) -> Run:
-        return Run(argv, user=USER, timeout_s=CHECK_S)
+        return Run(argv, user=USER, timeout_s=CHECK_S, busy=driver(self.driver).busy)

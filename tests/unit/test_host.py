@@ -233,6 +233,23 @@ def test_a_failing_program_is_told_without_what_it_was_given(host: Host) -> None
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize(("free_after", "timeout_s", "done"), [(2, 30.0, True), (10**6, 3.0, False)])
+def test_a_program_that_gave_way_to_another_is_run_again_until_its_time_is_over(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_after: int, timeout_s: float, done: bool
+) -> None:
+    monkeypatch.setattr("pgha.minion.host.BUSY_S", 0.01)
+    count = tmp_path / "count"
+    script = f'echo >> {count}; [ "$(wc -l < {count})" -gt {free_after} ] || {{ echo locked >&2; exit 50; }}'
+    run = Run(("sh", "-c", script), timeout_s=timeout_s, busy=(50,))
+    if done:
+        host.perform(run)
+        assert len(count.read_text().splitlines()) == free_after + 1
+        return
+    with pytest.raises(ActionFailed, match="exit code 50"):
+        host.perform(run)
+    assert len(count.read_text().splitlines()) > 1
+
+
 def test_files_folders_and_links_converge_on_a_real_disk(host: Host, tmp_path: Path) -> None:
     base = str(tmp_path / "app")
     (tmp_path / "gone").write_text("x")

@@ -128,7 +128,7 @@ def test_an_error_is_one_line_without_what_is_no_text() -> None:
         "[050] unable to acquire lock on file '/tmp/pgbackrest/prod-backup-1.lock': Resource temporarily unavailable "
         "HINT: is another pgBackRest process running?"
     )
-    assert PgBackRest().busy(50)
+    assert PgBackRest.busy == (50,)
 
 
 def test_dropped_segments_are_counted_once_each() -> None:
