@@ -12,11 +12,17 @@ from labsite import THREE, Site
 
 @pytest.fixture(scope="module")
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Bare nodes, the module's SHAPE or three, with S3 a store beside them, and a running master."""
+    """Nodes, the module's SHAPE or three, bare unless PREPARED, with S3 a store beside them, and a running master."""
     if shutil.which("psql") is None:
         pytest.fail("these tests connect as an application would: apt-get install postgresql-client")
-    shape, s3 = getattr(request.module, "SHAPE", THREE), getattr(request.module, "S3", False)
-    site = Site(f"c{os.getpid()}", tmp_path_factory.mktemp("master"), s3=s3, shape=shape)
+    asked = request.module
+    site = Site(
+        f"c{os.getpid()}",
+        tmp_path_factory.mktemp("master"),
+        s3=getattr(asked, "S3", False),
+        prepared=getattr(asked, "PREPARED", False),
+        shape=getattr(asked, "SHAPE", THREE),
+    )
     try:
         site.up()
         yield site

@@ -58,12 +58,14 @@ class Said:
 class Site:
     """A lab, its master, and a definition of a cluster called prod.
 
-    With `s3` the lab has one node more, called s3: what a client must know of its store is then in `store`.
+    With `s3` the lab has one node more, called s3: what a client must know of its store is then in `store`. `prepared`:
+    the packages are installed already, as on an image that somebody made.
     """
 
     name: str
     root: Path
     s3: bool = False
+    prepared: bool = False
     nodes: dict[str, str] = field(default_factory=dict)  # name -> address, of pgha's nodes
     store: dict[str, Any] = field(default_factory=dict)  # endpoint, port, bucket, region, key, key_secret, ca_file
     shape: dict[str, str] = field(default_factory=lambda: dict(THREE))  # name -> its fields but the address
@@ -143,8 +145,9 @@ class Site:
         self.store = next((row["s3"] for row in rows if row["s3"]), {})
 
     def up(self) -> None:
-        """Boot bare nodes, one for each of the shape, and start a master for them."""
-        self.boot([*({"name": name} for name in self.shape), *([STORE] if self.s3 else [])])
+        """Boot nodes, one for each of the shape, and start a master for them."""
+        nodes = [*({"name": name} for name in self.shape), *([STORE] if self.s3 else [])]
+        self.boot(nodes, *(["--with-packages"] if self.prepared else []))
         network = self.nodes["pg-node1"].rsplit(".", 2)[0]
         assert self.pgha("init", "--listen", f"{network}.0.1").rc == 0
         self.start_master()

@@ -13,7 +13,7 @@ from labsite import Site, wait_until
 from labwriter import Writer, make_ledger
 
 pytestmark = pytest.mark.lab
-S3 = True
+S3 = PREPARED = True
 NODES = ("pg-node1", "pg-node2", "witness-node")
 DATA = ("pg-node1", "pg-node2")
 POSTGRES = ("runuser", "-u", "postgres", "--")

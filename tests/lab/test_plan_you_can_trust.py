@@ -19,6 +19,7 @@ from labsite import ETCDCTL, MASTER, Said, Site, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
+PREPARED = True
 NODES = ("pg-node1", "pg-node2", "witness-node")
 DATA = ("pg-node1", "pg-node2")
 

@@ -16,6 +16,7 @@ from labwriter import Writer, make_ledger
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
+PREPARED = True
 SHAPE = {**THREE, "pg-node3": "region: asia"}
 DATA = ("pg-node1", "pg-node2", "pg-node3")
 WITNESS = "witness-node"

@@ -395,6 +395,18 @@ def test_a_second_lab_runs_beside_it_with_this_checkouts_minion(whole: Lab, seco
     assert reaches(whole, "pg-node1", whole.host_address())
 
 
+def test_nodes_can_come_with_the_packages_of_a_cluster_and_none_of_it_runs(second: Lab) -> None:
+    second.do("up", "--nodes", "1", "--with-packages", "--without-pgha")
+    assert {node["boot"] for node in second.nodes().values()} == {"running"}
+    services = ("etcd", "patroni", "postgresql", "haproxy", "pgbackrest")
+    assert second.on("pg-node1", "sh", "-c", f"systemctl is-active {' '.join(services)}; true").split() == [
+        "inactive" for _ in services
+    ]
+    assert second.on("pg-node1", "sh", "-c", "pg_lsclusters -h; ls /var/lib/etcd; ls /etc/postgresql") == ""
+    second.do("down")
+    assert second.remains() == []
+
+
 @pytest.mark.parametrize("crash", ["none", "supervisor killed", "state lost"])
 def test_down_leaves_nothing(second: Lab, crash: str) -> None:
     second.do("up", "--nodes", "2", "--without-pgha")

@@ -75,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--without-pgha", action="store_true", help="leave this checkout's pgha-minion out of the image"
         )
+        sub.add_argument(
+            "--with-packages", action="store_true", help="with a cluster's packages installed, and none of them running"
+        )
     order("wheels", "fetch what pgha needs on a node, as wheels for `pgha-master enrol --wheels`; print their folder")
     order("down", "end the lab and leave nothing of it but the cache")
     order("status", "what each node is, and how it is").add_argument("--json", action="store_true")
@@ -196,14 +199,14 @@ def bring_up(lab: Lab, args: argparse.Namespace) -> None:
     wanted = shape_from_file(args.file) if args.file else None
     if args.nodes is not None:
         wanted = plan.default_nodes(args.nodes)
-    lab.up(wanted, not args.without_pgha)
+    lab.up(wanted, not args.without_pgha, args.with_packages)
     show_status(lab, as_json=False)
 
 
 def make_image(lab: Lab, args: argparse.Namespace) -> None:
     if args.refresh:
         lab.cache.forget()
-    for layer in lab.image(not args.without_pgha):
+    for layer in lab.image(not args.without_pgha, args.with_packages):
         print(layer)
 
 

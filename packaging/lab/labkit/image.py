@@ -2,6 +2,7 @@
 
     base   a bare Debian with systemd, sshd and Python; what a provider hands over, nothing of pgha's stack
     debs   the packages a cluster will ask apt for, downloaded but not installed, so that ten installs are one download
+    packages   the first group of these installed, nothing of it enabled: an image that somebody prepared
     deps, code   pgha's minion and what it needs (see program.py)
 
 Rules kept here:
@@ -41,6 +42,16 @@ DOWNLOADS = (
     "chrony",
     "systemd-timesyncd",
 )
+# A database that Debian made is gone again, and no unit of these starts at boot: an image of somebody who knows pgha.
+_PREPARE = f"""
+set -eu
+printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+apt-get -q -y --no-download --no-install-recommends install {" ".join(DOWNLOADS[0].split())}
+rm /usr/sbin/policy-rc.d
+pg_dropcluster 17 main
+systemctl disable etcd haproxy patroni pgbackrest postgresql rsync ufw
+"""
 _MASKED = (
     "systemd-networkd-wait-online.service",  # the lab makes the network from outside
     "systemd-modules-load.service",  # a container may not load modules: it would fail, and the node be "degraded"
@@ -151,6 +162,16 @@ def debian(cache: Cache) -> list[Path]:
     )
     debs = cache.layer("debs", [base.name, *DOWNLOADS], lambda made: _download(made, base))
     return [debs, base]
+
+
+def prepared(cache: Cache, below: Sequence[Path]) -> Path:
+    """The layer with a cluster's packages, on top of `debian`'s."""
+
+    def make(made: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run_in(made, below, Path(folder), ["sh", "-c", _PREPARE])
+
+    return cache.layer("packages", [below[0].name, _PREPARE], make)
 
 
 def _apt_proxy() -> list[str]:

@@ -122,12 +122,12 @@ class Lab:
 
     # --- the whole lab ----------------------------------------------------------------------------------------
 
-    def up(self, wanted: Sequence[Wanted] | None, with_pgha: bool) -> None:
+    def up(self, wanted: Sequence[Wanted] | None, with_pgha: bool, with_packages: bool = False) -> None:
         """Brings every node up; a lab that is up stays as it is, and its nodes that are off are started."""
         with self._alone():
             built = self.built()
             if built is None:
-                built = self._found(wanted or plan.default_nodes(3), with_pgha)
+                built = self._found(wanted or plan.default_nodes(3), with_pgha, with_packages)
             elif wanted is not None and [(w.name, w.serves) for w in wanted] != [
                 (n.name, n.serves) for n in built.nodes
             ]:
@@ -149,7 +149,7 @@ class Lab:
             self._each(off, Machine.power_on)
         self._wait_booted(self.machines())
 
-    def _found(self, wanted: Sequence[Wanted], with_pgha: bool) -> Built:
+    def _found(self, wanted: Sequence[Wanted], with_pgha: bool, with_packages: bool) -> Built:
         """Decides addresses and image, and writes them down."""
         if net.router_is_up(self.names) or any(n.startswith(self.names.prefix + ".") for n in net.namespaces()):
             raise LabError(
@@ -158,7 +158,7 @@ class Lab:
             )
         asked = plan.wanted_octet(wanted)
         plan.place(wanted, asked or plan.DEFAULT_OCTET)  # complain before minutes of building
-        lowers = self.image(with_pgha)
+        lowers = self.image(with_pgha, with_packages)
         s3_lowers = s3.layers(self.cache, lowers[-1]) if any(want.serves == "s3" for want in wanted) else []
         with lock(net.HOST_LOCK):
             octet = plan.choose_octet(self.name, asked, net.taken_octets() | self._reserved())
@@ -175,10 +175,11 @@ class Lab:
                 found.add(Built.from_json(path.read_text()).octet)
         return found
 
-    def image(self, with_pgha: bool) -> list[Path]:
+    def image(self, with_pgha: bool, with_packages: bool = False) -> list[Path]:
         """The layers a node boots from, highest first; made when they are not in the cache."""
-        lowers = image.debian(self.cache)
-        return [*program.layers(self.cache, lowers), *lowers] if with_pgha else lowers
+        bare = image.debian(self.cache)
+        pgha = program.layers(self.cache, bare) if with_pgha else []
+        return [*pgha, *([image.prepared(self.cache, bare)] if with_packages else []), *bare]
 
     def down(self) -> None:
         """Leaves nothing of the lab, from whatever state; the cache stays."""
