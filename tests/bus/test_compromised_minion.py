@@ -348,7 +348,8 @@ def test_who_floods_is_cut_off_and_everybody_else_is_heard(victim: Victim, kind:
 
 SERVE = """
 from pgha.common.paths import Paths
-from pgha.master import daemon, roster
+from pgha.master import daemon
+from pgha.master.bus import roster
 roster.QUARANTINE_S = 4.0
 daemon.serve(Paths.from_environment())
 """
