@@ -219,16 +219,25 @@ class Reconcile(Section):
 
 
 class FromBackup(Section):
-    """`to`: `latest`, or a time with its offset from UTC. `label`: the backup to begin with."""
+    """`to`: `latest`, or a time with its offset from UTC. `label`: the backup to begin with.
+
+    `stanza`: the cluster whose backups they are; None: this one's own.
+    """
 
     to: str = "latest"
     label: str = ""
+    stanza: ClusterName | None = None
 
 
 class Bootstrap(Section):
     """How a cluster gets its first data: None: an empty database."""
 
     from_backup: FromBackup | None = None
+
+    def of_another(self, cluster: str) -> str:
+        """The other cluster whose data this one begins with; empty when there is none."""
+        stanza = self.from_backup.stanza if self.from_backup else None
+        return stanza if stanza and stanza != cluster else ""
 
 
 class Cluster(Section):

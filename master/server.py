@@ -176,7 +176,7 @@ class Master:
             facts=facts,
             secrets={
                 **secrets,
-                **{name: self.vault.get_or_create(cluster.name, name) for name in catalog.secrets(cluster)},
+                **{name: self._secret(cluster, name) for name in catalog.secrets(cluster)},
                 **references.secrets(cluster),
             },
             ca_pem=authority.ca_pem,
@@ -187,6 +187,18 @@ class Master:
             apt_key=_apt_key(cluster),
         )
         return userstates.compile(own, context)
+
+    def _secret(self, cluster: Cluster, name: str) -> Secret:
+        """Made when it is missing; but what another cluster's data is opened with is that one's. Raises UserError."""
+        other = cluster.bootstrap.of_another(cluster.name)
+        if not other or name not in catalog.IN_BACKUPS:
+            return self.vault.get_or_create(cluster.name, name)
+        if (secret := self.vault.get_or_copy(cluster.name, name, other)) is None:
+            raise UserError(
+                f"bootstrap.from_backup.stanza: this master has no secret {other}/{name}, and the data of {other} is "
+                f"opened with it. Put it in place: pgha-master secrets set {cluster.name}/{name}"
+            )
+        return secret
 
     async def sign(self, node: str, cluster: str, name: str, csr: str) -> str:
         """The certificate for a node's request, if the definition gives it that one. Raises UserError."""

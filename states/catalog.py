@@ -29,13 +29,10 @@ DOCUMENTS: dict[str, Builder] = {
     "backup": backup.build,
 }
 
-_SECRETS: tuple[str, ...] = (
-    "postgresql/superuser",
-    "postgresql/replication",
-    "postgresql/rewind",
-    "postgresql/probe",
-    "patroni/restapi",
-)
+_IN_DATABASE = ("postgresql/superuser", "postgresql/replication", "postgresql/rewind", "postgresql/probe")
+_SECRETS: tuple[str, ...] = (*_IN_DATABASE, "patroni/restapi")
+IN_BACKUPS: tuple[str, ...] = (*_IN_DATABASE, "backup/cipher")
+"""Those that a cluster's backups are opened with, and that the data in them has."""
 
 
 def secrets(cluster: Cluster) -> tuple[str, ...]:

@@ -118,9 +118,10 @@ class Backing:
         await self.report.step(STEP, "done", since=since, detail=f"{what} by {node}: {labels}")
         return runs
 
-    async def look(self, node: str) -> Look:
-        """Raises Failed."""
-        answer = (await self.fleet.call("backup.look", {node: ()}, LOOK_S, silence_s=LOOK_S))[node]
+    async def look(self, node: str, stanza: str = "") -> Look:
+        """What that node sees; `stanza`: of another cluster's backups in the same repositories. Raises Failed."""
+        words = (stanza,) if stanza else ()
+        answer = (await self.fleet.call("backup.look", {node: words}, LOOK_S, silence_s=LOOK_S))[node]
         if not answer.ok or answer.outcome is None:
             raise Failed(f"{STEP}: {node}: {answer.why()}")
         try:

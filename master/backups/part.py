@@ -53,11 +53,9 @@ class BackupPart:
 
     async def _before_postgresql(self, changed: bool) -> None:
         founding = has_no_data(self.keeper.health())
-        first = self.cluster.bootstrap.from_backup
-        if founding and self.recover is None and first is not None:
-            # once the cluster has lived, a time of back then is wanted no more
+        if founding and self.recover is None:
             lived = WHOLE in await self.master.store.notes(self.cluster.name)
-            self.recover = Wanted.of(first) if first.to == "latest" or not lived else None
+            self.recover = Wanted.first(self.cluster, lived=lived)
         if changed or founding:
             await self._backing.reachable(founding=founding and self.recover is None)
         if self.recover is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from ...common.clock import moment
-from ...common.cluster import FromBackup
+from ...common.cluster import Cluster
 from ...states.backups.driver import TargetKind
 from ..orchestration.fleet import Failed
 
@@ -22,6 +22,7 @@ class Wanted(BaseModel):
     timeline: str = ""
     id: str = ""
     node: str = ""
+    stanza: str = ""  # the cluster whose backups they are; empty: this one's own
     repository: int = 0  # where all of it comes from; 0: wherever it is found
     bare: bool = False  # nobody had data when it began
     leader: str = ""  # who led when it began
@@ -29,28 +30,37 @@ class Wanted(BaseModel):
     founded: bool = False  # who recovered leads
 
     @classmethod
-    def of(cls, wanted: FromBackup) -> Wanted:
-        """As a definition has it; `rules` have read the time."""
+    def first(cls, cluster: Cluster, *, lived: bool) -> Wanted | None:
+        """What a cluster without data begins with, as its definition has it; `rules` have read the time.
+
+        Once it has `lived`, what it began with is wanted no more: only the newest of its own.
+        """
+        wanted = cluster.bootstrap.from_backup
+        if wanted is None or (lived and wanted.to != "latest"):
+            return None
+        stanza = cluster.bootstrap.of_another(cluster.name)
+        if lived and stanza:
+            return cls(kind="latest")
         if wanted.to == "latest":
-            return cls(kind="latest", label=wanted.label)
-        return cls(kind="time", value=moment(wanted.to), label=wanted.label)
+            return cls(kind="latest", label=wanted.label, stanza=stanza)
+        return cls(kind="time", value=moment(wanted.to), label=wanted.label, stanza=stanza)
 
     def __str__(self) -> str:
         goal = "the newest that is archived" if self.kind == "latest" else f"{self.kind} {self.value}"
+        goal = f"{goal} of {self.stanza}" if self.stanza else goal
         return f"{goal}, from {self.label}" if self.label else goal
 
     def order(self, step: str) -> tuple[str, ...]:
         """As a node takes it."""
-        repository = (str(self.repository),) if self.repository else ()
-        return step, self.id, self.kind, self.value or "-", self.label or "-", self.timeline or "-", *repository
+        repository = str(self.repository) if self.repository else "-"
+        words = (self.kind, self.value or "-", self.label or "-", self.timeline or "-", repository)
+        return step, self.id, *words, *([self.stanza] if self.stanza else [])
 
     def same(self, other: Wanted) -> bool:
-        return (self.kind, self.value, self.label, self.timeline) == (
-            other.kind,
-            other.value,
-            other.label,
-            other.timeline,
-        )
+        def goal(one: Wanted) -> tuple[str, ...]:
+            return one.kind, one.value, one.label, one.timeline, one.stanza
+
+        return goal(self) == goal(other)
 
 
 class OnNode(BaseModel):

@@ -150,7 +150,7 @@ class Restoring:
         if asked.value == RESUME:
             raise Failed(f"no restore of {self.cluster.name} is under way")
         looks, health = await self.nodes.looks(), self.keeper.health()
-        seen = await self.backing.look(next(iter(looks)))
+        seen = await self.backing.look(next(iter(looks)), asked.stanza)
         insist_on_time(asked, await self._notes.left())
         insist_on_hosts(looks, health)
         number, found = source(seen.repositories, asked)

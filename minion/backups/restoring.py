@@ -45,6 +45,7 @@ class Restore(BaseModel):
     value: str = ""
     label: str = ""
     timeline: str = ""
+    stanza: str = ""  # the cluster whose backups they are; empty: this one's own
     repository: int = 0  # where all of it comes from; 0: wherever it is found
     phase: Phase = "ordered"
     detail: str = ""
@@ -125,7 +126,12 @@ class Restores:
         if not begun:
             _empty(work)
         argv = tool.restore(
-            self._here.stanza, restore.target(), str(work), archive=True, delta=begun, repository=restore.repository
+            restore.stanza or self._here.stanza,
+            restore.target(),
+            str(work),
+            archive=not restore.stanza,
+            delta=begun,
+            repository=restore.repository,
         )
         said = execute(as_user(argv))
         if said.rc:
@@ -138,7 +144,8 @@ class Restores:
         if not done(restore.phase, "copy"):
             raise HostError("nothing was copied yet")
         restore = self.save(restore.model_copy(update={"phase": "recovering", "error": ""}))
-        server = server or Scratch(Place(self.work(restore), self._here.bin_dir, RUN, self._here.port, archive=True))
+        work, own = self.work(restore), not restore.stanza  # what another cluster archives, it archives itself
+        server = server or Scratch(Place(work, self._here.bin_dir, RUN, self._here.port, archive=own))
 
         def tell(progress: Progress) -> None:
             self.save(restore.model_copy(update={"detail": progress.doing or progress.segment}))
@@ -149,6 +156,8 @@ class Restores:
         server.query("checkpoint", timeout_s=3600.0)  # from it on the control file has the new timeline
         timeline = server.query("select timeline_id from pg_control_checkpoint()")
         server.stop()
+        if not own:
+            _archive_later(work / "pg_wal")
         return self.save(restore.model_copy(update={"phase": "recovered", "detail": f"timeline {timeline}"}))
 
     def swap(self, restore: Restore) -> Restore:
@@ -201,6 +210,17 @@ def serves(data: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").resolve() == data.resolve()
     except (OSError, ValueError, IndexError):
         return False
+
+
+def _archive_later(wal: Path) -> None:
+    """Have the history of the timeline that was begun archived with the first of its WAL; by whom, it is then known."""
+    for history in wal.glob("*.history"):
+        ready = wal / "archive_status" / f"{history.name}.ready"
+        try:
+            ready.touch(mode=0o600)
+            shutil.chown(ready, USER, USER)
+        except (OSError, LookupError) as error:
+            raise HostError(f"{ready} cannot be made: {error}") from None
 
 
 def _remove(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...common.backup import BACKUP_TYPES
 from ...common.errors import HostError
+from ...common.names import is_cluster_name
 from ...common.results import Outcome
 from ...states.action import Unit
 from ..backups.history import History
@@ -19,10 +20,15 @@ UNITS = ("systemctl", "list-units", "--plain", "--no-legend", "--state=active,ac
 
 
 def look(call: Call, doors: Doors) -> Outcome:
-    """Data: `turn`, `running` (units), `progress` ([done, total] bytes), `operates`, `repositories`, `runs`."""
-    arguments(call, 0, 0)
+    """Data: `turn`, `running` (units), `progress` ([done, total] bytes), `operates`, `repositories`, `runs`.
+
+    Given a stanza, the repositories are told as that cluster's backups in them.
+    """
+    (stanza,) = (*arguments(call, 0, 1), "")[:1]
+    if stanza and not is_cluster_name(stanza):
+        raise wrong(call, f"{stanza!r} is no name of a cluster")
     here = installed(doors.system)
-    told = told_of(doors.system, here)
+    told = told_of(doors.system, here.model_copy(update={"stanza": stanza}) if stanza else here)
     try:
         whose, why = turn(doors.system, here).node, ""
     except HostError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...common.errors import HostError
+from ...common.names import is_cluster_name
 from ...common.results import Outcome
 from ...states.action import Run, Unit
 from ...states.backups.driver import KEEP, NO_RESTORE, USER, WAIT, TargetKind
@@ -44,12 +45,12 @@ def look(call: Call, doors: Doors) -> Outcome:
 
 def begin(call: Call, doors: Doors) -> Outcome:
     """Take the order down and start a step of it, unless that step is done or runs."""
-    step, identity, kind, *rest = arguments(call, 6, 7)
-    value, label, timeline, number = ("" if word == "-" else word for word in (*rest, "-")[:4])
+    step, identity, kind, *rest = arguments(call, 6, 8)
+    value, label, timeline, number, stanza = ("" if word == "-" else word for word in (*rest, "-", "-")[:5])
     known = step in STEPS and kind in get_args(TargetKind) and identity.isalnum()
-    if not known or not (number.isdecimal() or not number):
-        raise wrong(call, "step, id, kind of target, its value, label, timeline and repository; - for none")
-    what: dict[str, Any] = {"kind": kind, "value": value, "label": label, "timeline": timeline}
+    if not known or not (number.isdecimal() or not number) or not (is_cluster_name(stanza) or not stanza):
+        raise wrong(call, "step, id, kind of target, its value, label, timeline, repository and stanza; - for none")
+    what: dict[str, Any] = {"kind": kind, "value": value, "label": label, "timeline": timeline, "stanza": stanza}
     wanted = Restore(id=identity, repository=int(number or 0), **what)
     Restores(installed(doors.system)).order(wanted)
     doors.system.perform(Unit("start", UNIT.format(step), wait=False))

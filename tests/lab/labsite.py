@@ -167,10 +167,11 @@ class Site:
 
     # ---- minions
 
-    def enrol(self, node: str) -> Said:
+    def enrol(self, node: str, name: str = "") -> Said:
         fingerprint = self.data("keys", "list")["master_fingerprint"]
         host = self.nodes[node].rsplit(".", 2)[0] + ".0.1"
-        return self.on(node, "pgha-minion", "enrol", "--master", host, "--fingerprint", fingerprint)
+        words = ("--master", host, "--fingerprint", fingerprint, *(["--name", name] if name else []))
+        return self.on(node, "pgha-minion", "enrol", *words)
 
     def join(self) -> None:
         """Enrol all nodes, and let them in."""

@@ -166,3 +166,39 @@ def test_with_the_store_away_the_cluster_comes_back_from_the_other_repository(bu
     assert restoring.wait(300) == 0, (built.root / "begun.log").read_text()
     assert built.ok(built.status()["leader"], *sql, "select n from kept").strip() == "1"
     assert built.pgha("backup", "verify", "prod").rc == 0
+
+
+def test_another_cluster_begins_with_these_backups_and_leaves_them_alone(built: Site) -> None:
+    """On the same hosts, wiped and under other names; what is in the store is all that is left."""
+    lead = built.status()["leader"]
+    sql = ("runuser", "-u", "postgres", "--", "psql", "-XAtqc")
+    built.ok(lead, *sql, "create table inherited as select 7 as n")
+    segment = built.ok(lead, *sql, "select pg_walfile_name(pg_switch_wal())")
+    last = (lead, *sql, "select last_archived_wal from pg_stat_archiver")
+    wait_until("it is archived", lambda: built.ok(*last) >= segment, 60)
+    names = {"pg-node1": "copy1", "pg-node2": "copy2", "witness-node": "copy3"}
+    for node in NODES:
+        built.lab("wipe", node)
+        assert built.enrol(node, names[node]).rc == 0
+    assert built.pgha("keys", "accept", "--all", "--yes").rc == 0
+    wait_until("they are connected", lambda: set(names.values()) <= built.connected(), 60)
+    text = (built.root / "etc/pgha/clusters/prod.yml").read_text().replace("cluster: prod", "cluster: copy")
+    for node, name in names.items():
+        text = text.replace(node, name)
+    copy = built.root / "etc/pgha/clusters/copy.yml"
+    copy.write_text(f"{text}bootstrap: {{from_backup: {{stanza: prod}}}}\n")
+    said = built.pgha("apply", "copy", timeout_s=900)
+    assert said.rc == 0, said.out + said.err
+    found = built.data("status", "copy")
+    assert found["verdict"] == "healthy", found["findings"]
+    lead = next(node for node, name in names.items() if name == found["leader"])
+    assert built.ok(lead, *sql, "select n from inherited").strip() == "7"
+    assert built.pgha("plan", "copy", "--detailed-exitcode").rc == 0
+    timeline = int(built.ok(lead, *sql, "select timeline_id from pg_control_checkpoint()"))
+
+    def archived(stanza: str) -> str:
+        words = ("pgbackrest", f"--stanza={stanza}", "--repo=1", "repo-ls", f"archive/{stanza}", "--recurse")
+        return built.ok(lead, "runuser", "-u", "postgres", "--", *words)
+
+    assert f"{timeline:08X}.history" in archived("copy")
+    assert f"{timeline - 1:08X}.history" in archived("prod") and f"/{timeline:08X}" not in archived("prod")

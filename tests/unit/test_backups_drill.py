@@ -287,6 +287,18 @@ def test_one_that_proves_reaches_the_repository_of_another_and_is_reached_by_nob
     assert "repo1-host=w" in proves.content and "tls-server" not in proves.content
 
 
+def test_a_host_of_a_repository_lets_others_at_the_backups_that_the_cluster_begins_with(context_of: Build) -> None:
+    context = context_of(
+        "witness-node", backup={"posix": {"on": "witness-node"}}, bootstrap={"from_backup": {"stanza": "old"}}
+    )
+    config = {r.id: r for r in pgbackrest.build(context)}["file:/etc/pgbackrest/pgbackrest.conf"]
+    assert isinstance(config, File)
+    assert [line for line in config.content.splitlines() if "auth=pg-node1" in line] == [
+        "tls-server-auth=pg-node1=prod",
+        "tls-server-auth=pg-node1=old",
+    ]
+
+
 def test_without_a_node_for_it_every_data_node_can_and_the_witness_cannot(context_of: Build) -> None:
     for node in ("pg-node1", "witness-node"):
         context = context_of(node, backup={"posix": {"on": "witness-node"}})

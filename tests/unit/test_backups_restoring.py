@@ -82,6 +82,19 @@ def test_recovered_data_takes_the_place_of_what_was_there_and_that_is_kept(resto
     assert not restores.kept("r1").exists() and restores.data.exists()
 
 
+def test_another_clusters_data_is_opened_without_archiving_to_it_and_its_history_is_archived_later(
+    restores: Restores,
+) -> None:
+    copying = Copying()
+    copied = restores.copy(restores.order(ORDER.model_copy(update={"stanza": "old"})), copying)
+    assert "--stanza=old" in copying.asked[0] and "--archive-mode=off" in copying.asked[0]
+    wal = restores.work(copied) / "pg_wal"
+    (wal / "archive_status").mkdir(parents=True)
+    (wal / "00000003.history").touch()
+    restores.recover(copied, server())
+    assert [path.name for path in (wal / "archive_status").iterdir()] == ["00000003.history.ready"]
+
+
 def test_what_is_done_is_not_done_again(restores: Restores) -> None:
     copying = Copying()
     copied = restores.copy(restores.order(ORDER), copying)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from pgha.common.clock import moment
-from pgha.common.cluster import Cluster
+from pgha.common.cluster import Bootstrap, Cluster
 from pgha.common.results import Outcome
 from pgha.common.telemetry_backup import SET_LIMIT, BackupSet, RepositorySample
 from pgha.master.backups import backing, restore_choice, restore_nodes, restoring
@@ -49,6 +49,8 @@ class World:
     calls: list[tuple[str, str]] = field(default_factory=list)
     noted: dict[str, str] = field(default_factory=dict)
     made: int = 0
+    asked_of: list[str] = field(default_factory=list)  # stanzas; empty: the cluster's own
+    orders: list[tuple[str, ...]] = field(default_factory=list)
 
     async def call(
         self, function: str, arguments: Mapping[str, Sequence[str]], *_: Any, **__: Any
@@ -57,6 +59,8 @@ class World:
         for node, words in arguments.items():
             if not function.endswith(".look"):
                 self.calls.append((function.removeprefix("restore."), node))
+            if function == "restore.begin":
+                self.orders.append(tuple(words))
             data: dict[str, Any] = getattr(
                 self, function.replace(".", "_").replace("restore_", "_"), lambda node, *words: {}
             )(node, *words)
@@ -106,7 +110,8 @@ class World:
     def _forget(self, node: str, scope: str) -> dict[str, Any]:
         return {"refused": "somebody still leads prod"} if self.leader else {}
 
-    def backup_look(self, node: str) -> dict[str, Any]:
+    def backup_look(self, node: str, stanza: str = "") -> dict[str, Any]:
+        self.asked_of.append(stanza)
         one = {"label": "F", "type": "full", "began": 1, "ended": 2, "size": GIB, "repo_size": 1}
         state = "ok" if self.backups else "no backups"
         repository = {
@@ -267,6 +272,36 @@ def test_bare_nodes_get_their_data_before_patroni_is_there() -> None:
         *("stop", "stop", "begin", "begin", "swap", "hold", "forget", "lift", "lift")
     ]
     assert "restore" in world.noted  # until the cluster runs and has a backup of its own
+
+
+def test_bare_nodes_get_the_data_of_another_cluster_and_their_first_backup_is_their_own() -> None:
+    world = World(leader="", running=set())
+    done = asyncio.run(restorer(world).bare(Wanted(kind="latest", stanza="old")))
+    assert world.asked_of == ["old"]
+    assert [(*order[:1], *order[2:]) for order in world.orders] == [
+        (step, "latest", "-", "-", "-", "1", "old") for step in ("copy", "recover")
+    ]
+    assert "of old" in str(done)
+    world._start("a")
+    asyncio.run(restorer(world).settle(done))
+    assert set(world.asked_of[1:]) == {""}
+
+
+def test_what_a_cluster_begins_with_counts_until_it_has_lived() -> None:
+    def first(lived: bool, **wanted: str) -> Wanted | None:
+        return Wanted.first(
+            CLUSTER.model_copy(update={"bootstrap": Bootstrap.model_validate({"from_backup": wanted})}), lived=lived
+        )
+
+    assert Wanted.first(CLUSTER, lived=False) is None
+    assert first(False, to="latest", label="F") == Wanted(kind="latest", label="F")
+    assert first(True, to="latest") == Wanted(kind="latest")
+    then = Wanted(kind="time", value="2026-01-01 00:00:00.000000+00")
+    assert first(False, to="2026-01-01 00:00:00+00") == then
+    assert first(True, to="2026-01-01 00:00:00+00") is None
+    assert first(False, stanza="old", label="F") == Wanted(kind="latest", stanza="old", label="F")
+    assert first(True, stanza="old", label="F") == Wanted(kind="latest")
+    assert first(False, stanza="prod") == Wanted(kind="latest")
 
 
 def test_on_bare_nodes_what_cannot_be_recovered_is_told_and_can_be_tried_again() -> None:
