@@ -52,10 +52,14 @@ def _name(one: tuple[int, Repository]) -> str:
 
 
 def _state(name: str, backup: Backup, known: Seen, one: tuple[int, Repository]) -> Iterator[Finding]:
-    """What keeps it from being used, once for all the nodes that see it so."""
+    """What keeps it from being used, once for all the nodes that see it so.
+
+    Who asked before it was made ready says for a minute that it knows no cluster; another's word tells better.
+    """
     bad: dict[tuple[str, str], list[str]] = {}
+    ready = any(view.state in COPYABLE for _, view in known.views(one[0]))
     for told, view in known.views(one[0]):
-        if view.state not in COPYABLE:
+        if view.state not in COPYABLE and not (ready and view.state == "no stanza"):
             bad.setdefault((view.state, view.why), []).append(told.node.name)
     for (state, why), nodes in bad.items():
         word = {

@@ -159,6 +159,13 @@ def test_a_repository_that_one_node_cannot_reach_is_judged_by_what_another_sees(
     assert shown["repositories"][1]["newest"]["label"] == "A"
 
 
+def test_who_asked_before_a_repository_was_made_ready_finds_nothing_that_another_knows_better() -> None:
+    cluster = fake()
+    unready = repository(2, state="no stanza")
+    cluster.change("pg-node1", "backup", repositories=(repository(1, full(HOUR)), unready))
+    assert found(cluster.health()) == []
+
+
 def test_a_repository_that_should_be_encrypted_and_is_not_is_found() -> None:
     cluster = fake()
     everywhere(cluster, 1, repository(1, full(HOUR), encrypted=False))
