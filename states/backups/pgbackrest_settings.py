@@ -246,7 +246,7 @@ def _server(cluster: Cluster, node: Node, backup: Backup) -> list[str]:
         for n in cluster.nodes
         if n.name != node.name and (n.is_data or backup.numbers_at(n.name) or n.name == proves)
     ]
-    stanzas = [cluster.name, *filter(None, [cluster.bootstrap.of_another(cluster.name)])]
+    stanzas = ",".join(filter(None, (cluster.name, cluster.bootstrap.of_another(cluster.name))))
     options = {
         "tls-server-address": "::" if ":" in node.address else "0.0.0.0",  # noqa: S104 - the firewall says who may come
         "tls-server-port": backup.port,
@@ -256,7 +256,7 @@ def _server(cluster: Cluster, node: Node, backup: Backup) -> list[str]:
     }
     return [
         *(f"{key}={value}" for key, value in options.items()),
-        *(f"tls-server-auth={name}={stanza}" for name in others for stanza in stanzas),
+        *(f"tls-server-auth={name}={stanzas}" for name in others),  # of a name that comes again the last line counts
     ]
 
 

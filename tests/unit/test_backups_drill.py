@@ -294,8 +294,7 @@ def test_a_host_of_a_repository_lets_others_at_the_backups_that_the_cluster_begi
     config = {r.id: r for r in pgbackrest.build(context)}["file:/etc/pgbackrest/pgbackrest.conf"]
     assert isinstance(config, File)
     assert [line for line in config.content.splitlines() if "auth=pg-node1" in line] == [
-        "tls-server-auth=pg-node1=prod",
-        "tls-server-auth=pg-node1=old",
+        "tls-server-auth=pg-node1=prod,old"
     ]
 
 
