@@ -176,6 +176,11 @@ def test_another_cluster_begins_with_these_backups_and_leaves_them_alone(built: 
     segment = built.ok(lead, *sql, "select pg_walfile_name(pg_switch_wal())")
     last = (lead, *sql, "select last_archived_wal from pg_stat_archiver")
     wait_until("it is archived", lambda: built.ok(*last) >= segment, 60)
+
+    def timeline(node: str) -> int:
+        return int(built.ok(node, *sql, "select timeline_id from pg_control_checkpoint()"))
+
+    old = timeline(lead)
     names = {"pg-node1": "copy1", "pg-node2": "copy2", "witness-node": "copy3"}
     for node in NODES:
         built.lab("wipe", node)
@@ -194,11 +199,11 @@ def test_another_cluster_begins_with_these_backups_and_leaves_them_alone(built: 
     lead = next(node for node, name in names.items() if name == found["leader"])
     assert built.ok(lead, *sql, "select n from inherited").strip() == "7"
     assert built.pgha("plan", "copy", "--detailed-exitcode").rc == 0
-    timeline = int(built.ok(lead, *sql, "select timeline_id from pg_control_checkpoint()"))
+    new = timeline(lead)
 
     def archived(stanza: str) -> str:
         words = ("pgbackrest", f"--stanza={stanza}", "--repo=1", "repo-ls", f"archive/{stanza}", "--recurse")
         return built.ok(lead, "runuser", "-u", "postgres", "--", *words)
 
-    assert f"{timeline:08X}.history" in archived("copy")
-    assert f"{timeline - 1:08X}.history" in archived("prod") and f"/{timeline:08X}" not in archived("prod")
+    assert f"{new:08X}.history" in archived("copy") and f"/{old:08X}0000" in archived("prod")
+    assert new > old and not [one for one in range(old + 1, new + 1) if f"/{one:08X}" in archived("prod")]
