@@ -14,9 +14,7 @@ from ..common.facts import HostFacts
 from ..common.keys import load_or_create, public_text
 from ..common.notify import notify
 from ..common.paths import Paths
-from ..common.secret import Secret
 from ..common.signing import Signer
-from ..states import catalog
 from ..states.certificates import certificate
 from ..states.document import Context
 from ..states.resource import AnyResource
@@ -31,6 +29,7 @@ from .definition import inventory, references
 from .health import health
 from .keeping import retention
 from .keeping.authority import Authority
+from .keeping.cluster_secrets import ClusterSecrets
 from .keeping.vault import Vault
 from .operations.operations import Operations
 from .rollout.drifting import Drifts
@@ -59,6 +58,7 @@ class Master:
         settings = load_settings(paths)
         self.paths, self.clock = paths, SystemClock()
         self.vault = Vault(master_key_path(paths), paths.state / "secrets")
+        self.secrets = ClusterSecrets(self.vault)
         self.store = Store(paths.state / "pgha.db")
         files = KeyFiles(curve_key_path(paths), signing_key_path(paths))
         files.settle()
@@ -166,19 +166,12 @@ class Master:
         self, cluster: Cluster, node: Node, facts: HostFacts, notes: dict[str, str], own: UserStates
     ) -> list[AnyResource]:
         """All documents of one node, with its secrets. Raises UserError for what cannot be built on that host."""
-        authority, secrets = self.authority(cluster.name), dict[str, Secret]()
-        for name in self.vault.names(cluster.name):  # those of the user's own, for documents of the user's own
-            if (secret := self.vault.get(cluster.name, name)) is not None:
-                secrets[name] = secret
+        authority = self.authority(cluster.name)
         context = Context(
             cluster=cluster,
             node=node,
             facts=facts,
-            secrets={
-                **secrets,
-                **{name: self._secret(cluster, name) for name in catalog.secrets(cluster)},
-                **references.secrets(cluster),
-            },
+            secrets={**self.secrets.of(cluster, lived=WHOLE in notes), **references.secrets(cluster)},
             ca_pem=authority.ca_pem,
             client_ca_pem=authority.client_ca_pem,
             etcd_joins=f"etcd_joins:{node.name}" in notes,
@@ -188,17 +181,8 @@ class Master:
         )
         return userstates.compile(own, context)
 
-    def _secret(self, cluster: Cluster, name: str) -> Secret:
-        """Made when it is missing; but what another cluster's data is opened with is that one's. Raises UserError."""
-        other = cluster.bootstrap.of_another(cluster.name)
-        if not other or name not in catalog.IN_BACKUPS:
-            return self.vault.get_or_create(cluster.name, name)
-        if (secret := self.vault.get_or_copy(cluster.name, name, other)) is None:
-            raise UserError(
-                f"bootstrap.from_backup.stanza: this master has no secret {other}/{name}, and the data of {other} is "
-                f"opened with it. Put it in place: pgha-master secrets set {cluster.name}/{name}"
-            )
-        return secret
+    def take_over_secrets(self, cluster: Cluster) -> None:
+        self.secrets.take_over(cluster)
 
     async def sign(self, node: str, cluster: str, name: str, csr: str) -> str:
         """The certificate for a node's request, if the definition gives it that one. Raises UserError."""

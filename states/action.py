@@ -108,7 +108,7 @@ class Unit:
 class Run:
     """Run a program. `stdin` may hold secrets; argv never does.
 
-    `busy`: exit codes that say another one is at work; it is run again until that one has ended or `timeout_s` is over.
+    `busy`: exit codes that say another one is at work; it is begun anew until that has ended or `timeout_s` is over.
     """
 
     argv: tuple[str, ...]

@@ -54,7 +54,8 @@ class Backing:
     async def reachable(self, *, founding: bool) -> None:
         """Before anything of the database depends on them: every repository answers, and is not somebody else's.
 
-        `founding`: a new database is about to be made, so there must be none of before in it. Raises Failed.
+        `founding`: a database with a history of its own is about to be made, so there must be none of before in it.
+        Raises Failed.
         """
         for node in self._askable():
             for one in (await self.look(node)).repositories:
@@ -68,7 +69,7 @@ class Backing:
                     raise Failed(
                         f"{STEP}: {where} holds backups of a cluster {self.cluster.name} already, and no node has its "
                         f"data. To have it back: pgha-master restore {self.cluster.name} --to latest. To begin anew, "
-                        "give the repository another path in the definition"
+                        "give the repository another path, or the cluster another name in the definition"
                     )
 
     async def first(self, *, insist: bool) -> None:

@@ -56,9 +56,12 @@ class BackupPart:
         if founding and self.recover is None:
             lived = WHOLE in await self.master.store.notes(self.cluster.name)
             self.recover = Wanted.first(self.cluster, lived=lived)
+        anew = self.recover is None or (bool(self.recover.stanza) and await self._restoring.begun() is None)
         if changed or founding:
-            await self._backing.reachable(founding=founding and self.recover is None)
+            await self._backing.reachable(founding=founding and anew)
         if self.recover is not None:
+            if self.recover.stanza:
+                self.master.take_over_secrets(self.cluster)
             self.recover = await self._restoring.bare(self.recover)
 
     async def _once_it_runs(self, changed: bool) -> None:

@@ -33,14 +33,12 @@ class Wanted(BaseModel):
     def first(cls, cluster: Cluster, *, lived: bool) -> Wanted | None:
         """What a cluster without data begins with, as its definition has it; `rules` have read the time.
 
-        Once it has `lived`, what it began with is wanted no more: only the newest of its own.
+        Once it has `lived`, a time of back then is wanted no more. Of another cluster's it is: whether this one has
+        backups of its own by then is looked up.
         """
-        wanted = cluster.bootstrap.from_backup
-        if wanted is None or (lived and wanted.to != "latest"):
+        wanted, stanza = cluster.bootstrap.from_backup, cluster.bootstrap.of_another(cluster.name)
+        if wanted is None or (lived and wanted.to != "latest" and not stanza):
             return None
-        stanza = cluster.bootstrap.of_another(cluster.name)
-        if lived and stanza:
-            return cls(kind="latest")
         if wanted.to == "latest":
             return cls(kind="latest", label=wanted.label, stanza=stanza)
         return cls(kind="time", value=moment(wanted.to), label=wanted.label, stanza=stanza)

@@ -104,7 +104,8 @@ class Restoring:
         """A backup of the new timeline; from then on replicas may be made from the repository again."""
         await self.backing.now("full")
         await self.nodes.on_all("restore.settle")
-        await self._notes.remember(wanted, self.master.clock.now())
+        if not wanted.stanza:
+            await self._notes.remember(wanted, self.master.clock.now())
         await self._notes.clear()
 
     async def cancel(self) -> str:
@@ -151,7 +152,8 @@ class Restoring:
             raise Failed(f"no restore of {self.cluster.name} is under way")
         looks, health = await self.nodes.looks(), self.keeper.health()
         seen = await self.backing.look(next(iter(looks)), asked.stanza)
-        insist_on_time(asked, await self._notes.left())
+        whose = Notes(self.master.store, asked.stanza) if asked.stanza else self._notes
+        insist_on_time(asked, await whose.left())
         insist_on_hosts(looks, health)
         number, found = source(seen.repositories, asked)
         node = choose(looks, health.leader, found.backups[-1].size, on)

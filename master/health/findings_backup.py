@@ -57,9 +57,8 @@ def _state(name: str, backup: Backup, known: Seen, one: tuple[int, Repository]) 
     Who asked before it was made ready says for a minute that it knows no cluster; another's word tells better.
     """
     bad: dict[tuple[str, str], list[str]] = {}
-    ready = any(view.state in COPYABLE for _, view in known.views(one[0]))
     for told, view in known.views(one[0]):
-        if view.state not in COPYABLE and not (ready and view.state == "no stanza"):
+        if view.state not in COPYABLE and not (view.state == "no stanza" and _ready_since(known, told, view)):
             bad.setdefault((view.state, view.why), []).append(told.node.name)
     for (state, why), nodes in bad.items():
         word = {
@@ -72,6 +71,15 @@ def _state(name: str, backup: Backup, known: Seen, one: tuple[int, Repository]) 
         critical = state in ("damaged", "another cluster's")
         told_of = f"{_name(one)} {word}, as {', '.join(nodes)} {'sees' if len(nodes) == 1 else 'see'} it"
         yield _finding("critical" if critical else "warning", f"{told_of}{': ' if why else ''}{why}", fix)
+
+
+def _ready_since(known: Seen, told: Told, view: RepositorySample) -> bool:
+    """Another node has seen it ready, and no backup in it that was there when this one asked."""
+    asked_s = told.age_s(view.at)
+    return any(
+        one.state in COPYABLE and all(other.age_s(b.ended) < asked_s for b in one.backups)
+        for other, one in known.views(view.number)
+    )
 
 
 def _age(name: str, backup: Backup, known: Seen, one: tuple[int, Repository]) -> Iterator[Finding]:

@@ -62,12 +62,6 @@ class Vault:
                 self._save(cluster, held)
             return Secret(held[name])
 
-    def get_or_copy(self, cluster: str, name: str, other: str) -> Secret | None:
-        """The secret of that name, taken over from the other cluster's now when it is missing; None: it has none."""
-        if (secret := self.get(cluster, name)) is None and (secret := self.get(other, name)) is not None:
-            self.set(cluster, name, secret)
-        return secret
-
     def get(self, cluster: str, name: str) -> Secret | None:
         """The secret of that name, None when there is none."""
         value = self._load(cluster).get(name)

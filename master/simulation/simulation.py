@@ -311,6 +311,9 @@ class Simulation:
         self._judged = health.fold(cluster, samples, connected, self.clock.monotonic(), previous=self._judged)
         return self._judged
 
+    def take_over_secrets(self, cluster: Cluster) -> None:
+        """There is no vault here."""
+
     def user_states(self) -> UserStates:
         return self.states
 

@@ -27,13 +27,12 @@ from ...states.backups.tools import driver
 from ...states.system import Output
 from ..probe_write import Mark, mark
 from .history import History
-from .scratch import Place, Progress, Scratch
+from .scratch import SHARED_BUFFERS, Place, Progress, Scratch
 
 FOLDER = Path("/var/lib/pgha-drill")
 BESIDE = "pgha-drill"  # in the folder that holds the data directory
 RUN = Path("/run/pgha-drill")
 LOCK = Path("/run/pgha-drill.lock")
-SHARED_BUFFERS = "64MB"
 ROOM, MARGIN = 1.2, 1024**3  # the backup's size times this, and bytes: for WAL and for what is written
 SLACK_S = 3600.0  # the timer fires at a time of day, and a drill takes a while
 WRITE_S = 30.0

@@ -26,10 +26,12 @@ from ...states.backups.driver import USER, Argv, Target, TargetKind
 from ...states.backups.told import as_user
 from ...states.backups.tools import driver
 from ...states.system import Output
-from .scratch import Place, Progress, Scratch
+from .scratch import SHARED_BUFFERS, Place, Progress, Scratch
 
 FOLDER = Path("/var/lib/pgha/restore")
 RUN = Path("/run/pgha-restore")
+SETTINGS = "patroni.dynamic.json"
+"""Patroni's settings as they were when the backup was made; a cluster that is founded begins with its definition's."""
 _TARGETS = ("", "_action", "_inclusive", "_lsn", "_name", "_time", "_timeline", "_xid")
 _LEFT = ("restore_command", "archive_mode", *(f"recovery_target{name}" for name in _TARGETS))
 """Settings that the tool wrote for the recovery alone."""
@@ -145,7 +147,9 @@ class Restores:
             raise HostError("nothing was copied yet")
         restore = self.save(restore.model_copy(update={"phase": "recovering", "error": ""}))
         work, own = self.work(restore), not restore.stanza  # what another cluster archives, it archives itself
-        server = server or Scratch(Place(work, self._here.bin_dir, RUN, self._here.port, archive=own))
+        memory = "" if own else SHARED_BUFFERS  # the other's hosts may be larger
+        place = Place(work, self._here.bin_dir, RUN, self._here.port, archive=own, shared_buffers=memory)
+        server = server or Scratch(place)
 
         def tell(progress: Progress) -> None:
             self.save(restore.model_copy(update={"detail": progress.doing or progress.segment}))
@@ -153,9 +157,12 @@ class Restores:
         server.start(tell)
         for name in _LEFT:
             server.query(f"alter system reset {name}")
+        if not own:  # it would take what the publisher keeps for the other cluster
+            server.query("update pg_subscription set subenabled = false")
         server.query("checkpoint", timeout_s=3600.0)  # from it on the control file has the new timeline
         timeline = server.query("select timeline_id from pg_control_checkpoint()")
         server.stop()
+        (work / SETTINGS).unlink(missing_ok=True)
         if not own:
             _archive_later(work / "pg_wal")
         return self.save(restore.model_copy(update={"phase": "recovered", "detail": f"timeline {timeline}"}))
@@ -214,13 +221,17 @@ def serves(data: Path) -> bool:
 
 def _archive_later(wal: Path) -> None:
     """Have the history of the timeline that was begun archived with the first of its WAL; by whom, it is then known."""
+    owner = wal.stat()
     for history in wal.glob("*.history"):
         ready = wal / "archive_status" / f"{history.name}.ready"
         try:
-            ready.touch(mode=0o600)
-            shutil.chown(ready, USER, USER)
-        except (OSError, LookupError) as error:
+            file = os.open(ready, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            continue
+        except OSError as error:
             raise HostError(f"{ready} cannot be made: {error}") from None
+        os.fchown(file, owner.st_uid, owner.st_gid)
+        os.close(file)
 
 
 def _remove(path: Path) -> None:

@@ -29,6 +29,7 @@ from ...states.system import Output
 from ..host import execute
 
 MARK = "pgha-scratch"  # cluster_name, by which a server of ours is known
+SHARED_BUFFERS = "64MB"  # enough, and had anywhere, where the restored settings are for another host
 STALL_S = 600.0
 TELL_S = 5.0
 BORN_S, LATE = 30.0, "did not start in time"

@@ -191,13 +191,15 @@ def test_another_cluster_begins_with_these_backups_and_leaves_them_alone(built: 
     for node, name in names.items():
         text = text.replace(node, name)
     copy = built.root / "etc/pgha/clusters/copy.yml"
-    copy.write_text(f"{text}bootstrap: {{from_backup: {{stanza: prod}}}}\n")
+    own = "bootstrap: {from_backup: {stanza: prod}}\npostgresql: {parameters: {max_connections: 77}}\n"
+    copy.write_text(text + own)
     said = built.pgha("apply", "copy", timeout_s=900)
     assert said.rc == 0, said.out + said.err
     found = built.data("status", "copy")
     assert found["verdict"] == "healthy", found["findings"]
     lead = next(node for node, name in names.items() if name == found["leader"])
     assert built.ok(lead, *sql, "select n from inherited").strip() == "7"
+    assert built.ok(lead, *sql, "show max_connections").strip() == "77"
     assert built.pgha("plan", "copy", "--detailed-exitcode").rc == 0
     new = timeline(lead)
 

@@ -163,6 +163,10 @@ def test_who_asked_before_a_repository_was_made_ready_finds_nothing_that_another
     cluster = fake()
     unready = repository(2, state="no stanza")
     cluster.change("pg-node1", "backup", repositories=(repository(1, full(HOUR)), unready))
+    assert "repository 2" in only(cluster)[1]  # its backup was there before
+    fresh = full(2 * HOUR).model_copy(update={"ended": UNIX + 1})
+    for node in ("pg-node2", "witness-node"):
+        cluster.change(node, "backup", repositories=(repository(1, full(HOUR)), repository(2, fresh)))
     assert found(cluster.health()) == []
 
 

@@ -300,7 +300,7 @@ def test_what_a_cluster_begins_with_counts_until_it_has_lived() -> None:
     assert first(False, to="2026-01-01 00:00:00+00") == then
     assert first(True, to="2026-01-01 00:00:00+00") is None
     assert first(False, stanza="old", label="F") == Wanted(kind="latest", stanza="old", label="F")
-    assert first(True, stanza="old", label="F") == Wanted(kind="latest")
+    assert first(True, stanza="old", label="F") == Wanted(kind="latest", stanza="old", label="F")
     assert first(False, stanza="prod") == Wanted(kind="latest")
 
 

@@ -31,15 +31,6 @@ def test_two_names_and_two_clusters_never_share_a_secret(tmp_path: Path) -> None
     assert held.names("other") == ()
 
 
-def test_what_another_cluster_has_is_taken_over_once_and_is_its_own_then(tmp_path: Path) -> None:
-    held = vault(tmp_path)
-    assert held.get_or_copy("copy", "postgresql/superuser", "prod") is None
-    made = held.get_or_create("prod", "postgresql/superuser")
-    assert held.get_or_copy("copy", "postgresql/superuser", "prod") == made
-    held.set("prod", "postgresql/superuser", Secret("another"))
-    assert held.get_or_copy("copy", "postgresql/superuser", "prod") == made
-
-
 def test_the_file_on_disk_holds_neither_a_name_nor_a_value_and_is_private(tmp_path: Path) -> None:
     value = vault(tmp_path).get_or_create("prod", "postgresql/superuser").reveal()
     path = tmp_path / "secrets/prod.secrets"
