@@ -138,9 +138,9 @@ class Rollout:
         return End(message=" ".join((closing, *self.restarts.told())), data=data)
 
     async def _restart(self, plan: Plan) -> None:
-        """PostgreSQL, where settings wait for it."""
-        why = self._no_restart()
-        if due := await self.restarts.due(plan.restarts) if self._led else []:
+        """PostgreSQL, where settings wait for it; recovered data begins with those that its control file demands."""
+        why, lives = self._no_restart(), self._led or self.backups.recover is not None
+        if due := await self.restarts.due(plan.restarts) if lives else []:
             await (self.report.warn(restarts.left(due, why)) if why else self.restarts.run())
 
     # ---- plan
