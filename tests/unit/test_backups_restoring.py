@@ -91,7 +91,11 @@ def test_another_clusters_data_is_opened_without_archiving_to_it_and_its_history
     wal = restores.work(copied) / "pg_wal"
     (wal / "archive_status").mkdir(parents=True)
     (wal / "00000003.history").touch()
-    restores.recover(copied, server())
+    (restores.work(copied) / "patroni.dynamic.json").write_text("{}")
+    playing = Server()
+    restores.recover(copied, cast(Scratch, playing))
+    assert any("pg_subscription" in sql for sql in playing.said)
+    assert not (restores.work(copied) / "patroni.dynamic.json").exists()
     assert [path.name for path in (wal / "archive_status").iterdir()] == ["00000003.history.ready"]
 
 
