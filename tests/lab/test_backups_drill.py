@@ -175,7 +175,8 @@ def test_another_cluster_begins_with_these_backups_and_leaves_them_alone(built: 
     built.ok(lead, *sql, "create table inherited as select 7 as n")
     segment = built.ok(lead, *sql, "select pg_walfile_name(pg_switch_wal())")
     last = (lead, *sql, "select last_archived_wal from pg_stat_archiver")
-    wait_until("it is archived", lambda: built.ok(*last) >= segment, 60)
+    # whose archiver could not reach the store a while ago rests a minute between two rounds of tries
+    wait_until("it is archived", lambda: built.ok(*last) >= segment, 180)
 
     def timeline(node: str) -> int:
         return int(built.ok(node, *sql, "select timeline_id from pg_control_checkpoint()"))
