@@ -162,9 +162,12 @@ class Restores:
         server.query("checkpoint", timeout_s=3600.0)  # from it on the control file has the new timeline
         timeline = server.query("select timeline_id from pg_control_checkpoint()")
         server.stop()
-        (work / SETTINGS).unlink(missing_ok=True)
-        if not own:
-            _archive_later(work / "pg_wal")
+        try:
+            (work / SETTINGS).unlink(missing_ok=True)
+            if not own:
+                _archive_later(work / "pg_wal")
+        except OSError as error:
+            raise HostError(f"{error.filename or work} cannot be written: {error.strerror}") from None
         return self.save(restore.model_copy(update={"phase": "recovered", "detail": f"timeline {timeline}"}))
 
     def swap(self, restore: Restore) -> Restore:
@@ -220,7 +223,10 @@ def serves(data: Path) -> bool:
 
 
 def _archive_later(wal: Path) -> None:
-    """Have the history of the timeline that was begun archived with the first of its WAL; by whom, it is then known."""
+    """Have the history of the timeline that was begun archived with the first of its WAL. Raises OSError.
+
+    A link in a folder that is another user's is not followed.
+    """
     owner = wal.stat()
     for history in wal.glob("*.history"):
         ready = wal / "archive_status" / f"{history.name}.ready"
@@ -228,10 +234,10 @@ def _archive_later(wal: Path) -> None:
             file = os.open(ready, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600)
         except FileExistsError:
             continue
-        except OSError as error:
-            raise HostError(f"{ready} cannot be made: {error}") from None
-        os.fchown(file, owner.st_uid, owner.st_gid)
-        os.close(file)
+        try:
+            os.fchown(file, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(file)
 
 
 def _remove(path: Path) -> None:

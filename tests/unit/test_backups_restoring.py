@@ -99,6 +99,12 @@ def test_another_clusters_data_is_opened_without_archiving_to_it_and_its_history
     assert [path.name for path in (wal / "archive_status").iterdir()] == ["00000003.history.ready"]
 
 
+def test_another_clusters_data_that_cannot_be_made_ready_is_told_in_a_sentence(restores: Restores) -> None:
+    copied = restores.copy(restores.order(ORDER.model_copy(update={"stanza": "old"})), Copying())
+    with pytest.raises(HostError, match="pg_wal cannot be written: No such file"):
+        restores.recover(copied, server())
+
+
 def test_what_is_done_is_not_done_again(restores: Restores) -> None:
     copying = Copying()
     copied = restores.copy(restores.order(ORDER), copying)
